@@ -1,0 +1,84 @@
+"""What a recipe describes, put together: data set, model, optimizer and sparsifier."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import nn
+
+import rewire.tasks
+from rewire.core.method import Method
+from rewire.recipe import Recipe, sparsities_of, structure_of
+from rewire.sparsifier import Sparsifier, Update, sparsify
+from rewire.tasks import models
+from rewire.tasks.data import Dataset, Split, split
+from rewire.tasks.models.mlp import mlp
+
+
+def build_dataset(recipe: Recipe, folder: Path | None) -> Dataset:
+    """Returns the recipe's data set, read once per process."""
+    return _load(recipe.task, folder, recipe.image_size)
+
+
+def build_split(recipe: Recipe, dataset: Dataset) -> Split:
+    """Returns the training, validation and test examples. The recipe's seed draws the validation examples."""
+    return split(dataset, recipe.validation, recipe.seed)
+
+
+def build_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
+    """Returns the recipe's network with its initial weights, on the CPU."""
+    if recipe.model == "mlp":
+        inputs = dataset.channels * dataset.size**2
+        model: nn.Module = mlp(inputs, recipe.hidden, dataset.classes, seed=recipe.seed)
+    else:
+        model = models.build(
+            recipe.model,
+            classes=dataset.classes,
+            channels=dataset.channels,
+            size=dataset.size,
+            width=recipe.width,
+            seed=recipe.seed,
+        )
+    return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # type: ignore[call-overload]
+
+
+def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
+    """Returns the optimizer, with weight decay on weights only: not on biases, not on norm layers."""
+    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "adamw":
+        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+    return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+
+
+def build_sparsifier(
+    recipe: Recipe,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    on_update: Callable[[Update], None] | None = None,
+) -> Sparsifier | None:
+    """Makes the model sparse as the recipe says; a dense recipe leaves it alone and returns None."""
+    if recipe.method == "dense":
+        return None
+    return sparsify(
+        model,
+        optimizer,
+        method,
+        sparsity=sparsities_of(recipe.sparsity),
+        distribution=recipe.distribution,
+        structure=structure_of(recipe.structure),
+        seed=recipe.seed,
+        on_update=on_update,
+    )
+
+
+@lru_cache(maxsize=1)
+def _load(task: str, folder: Path | None, size: int) -> Dataset:
+    return rewire.tasks.load(task, folder, size)

@@ -1,0 +1,63 @@
+"""Checkpoints: plain containers and tensors, written whole or not at all, read without running any code."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rewire.atomic import atomic_write
+
+FORMAT = 1
+
+
+def save(path: Path, recipe: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+    """Writes the state of a run with the identity of its recipe; an older file stays until the new one is whole."""
+    buffer = io.BytesIO()
+    torch.save({"format": FORMAT, "recipe": dict(recipe), **state}, buffer)
+    atomic_write(path, lambda file: file.write(buffer.getbuffer()))
+
+
+def load(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the state of a run. Raises ValueError where the file is not whole or is of another recipe."""
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise
+    except Exception as error:  # torch, zipfile and pickle each raise their own
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ValueError(
+            f"{path} is not a whole checkpoint ({reason or type(error).__name__}): it was cut off, or is another "
+            "kind of file. Put a copy of it back, or leave out --resume to start again."
+        ) from error
+    if not isinstance(state, dict) or state.get("format") != FORMAT or "recipe" not in state:
+        found = state.get("format", "none") if isinstance(state, dict) else "none"
+        raise ValueError(
+            f"{path} is not a checkpoint of this version of rewire: its format number is {found}, and {FORMAT} is "
+            "needed. Leave out --resume to start again."
+        )
+    if differences := compare(state["recipe"], recipe):
+        dense = state["recipe"].get("method") == "dense" and recipe["method"] != "dense"
+        raise ValueError(
+            f"{path} is of {'a dense run, which has no masks to continue from' if dense else 'another run'}. "
+            f"Fields that differ: {'; '.join(differences)}. Give the flags of that run, or leave out --resume to "
+            "start again."
+        )
+    return state
+
+
+def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
+    """Returns one line for every field that differs between the recipe of a checkpoint and another.
+
+    >>> compare({"lr": 0.1, "seed": 0}, {"lr": 0.2, "seed": 0})
+    ['lr is 0.1 in the checkpoint and 0.2 here']
+    """
+    names = [*there, *(name for name in here if name not in there)]
+    return [
+        f"{name} is {there.get(name)} in the checkpoint and {here.get(name)} here"
+        for name in names
+        if there.get(name) != here.get(name)
+    ]

@@ -1,0 +1,255 @@
+"""Scores: what makes a unit worth keeping or growing.
+
+A score is a frozen value that is called with a `Layer` and returns one number per weight, ``(groups, units, size)``
+or broadcastable to it; the score of a unit is the mean over its weights. Scores add and take factors, so that a new
+method is a sum: ``Gradient() + Exploration(c)`` is the acquisition function of DST-EE. A score declares what it
+`needs`, and the Sparsifier keeps exactly that.
+"""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor
+
+from rewire.core.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Layer:
+    """All that a score may look at, at one update of one layer.
+
+    shape: of the weight, before the fold.
+    weight: 0 on inactive weights.
+    grad: of the loss, dense, mean over micro-batches and ranks; None where no score of the method needs it.
+    active: which units are.
+    visits: topologies so far that held the unit, the initial one included (saturates at 255); where no score reads
+        them, 1 for "ever active".
+    extra: what the scores' `needs` asked for, by name.
+    step: optimizer steps taken, from 1.
+    key: seed of this layer's randomness at this step, the same on every rank and after a restart.
+    """
+
+    shape: torch.Size
+    weight: Float[Tensor, "groups units size"]
+    grad: Float[Tensor, "groups units size"] | None
+    active: Bool[Tensor, "groups units"]
+    visits: Shaped[Tensor, "groups units"]
+    extra: Mapping[str, Tensor]
+    step: int
+    key: int
+
+    def dense_grad(self) -> Float[Tensor, "groups units size"]:
+        """Returns the gradient, for a score that declared that it needs it."""
+        assert self.grad is not None, "a score that reads the gradient must list GRADIENT in its needs"
+        return self.grad
+
+
+@dataclass(frozen=True)
+class Need:
+    """Something that a score reads and that the Sparsifier has to provide.
+
+    gradient: when the dense weight gradient must exist for it: at due steps only, at every step, or never.
+    """
+
+    name: str
+    gradient: Literal["never", "due", "always"] = "never"
+
+    def start(self, weight: Tensor) -> Tensor | None:
+        """Returns the buffer to keep between steps, in the weight's shape, or None where nothing is kept."""
+        return None
+
+    def observe_(self, buffer: Tensor, gradient: Tensor) -> None:
+        """Takes in the dense gradient of one step, in place."""
+
+
+GRADIENT = Need("gradient", "due")
+VISITS = Need("visits")
+
+
+@dataclass(frozen=True)
+class GradientAverage(Need):
+    """A running mean of the dense gradient, one float per weight: mean = decay * mean + (1 - decay) * gradient."""
+
+    name: str = "gradient_mean"
+    gradient: Literal["never", "due", "always"] = "always"
+    decay: float = 0.9
+
+    def start(self, weight: Tensor) -> Tensor | None:
+        return torch.zeros_like(weight)
+
+    def observe_(self, buffer: Tensor, gradient: Tensor) -> None:
+        buffer.lerp_(gradient, 1 - self.decay)
+
+
+class Score(ABC):
+    """One number per weight; higher is kept, or grown, first."""
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """What the score reads beyond the weight and the active units."""
+        return frozenset()
+
+    @abstractmethod
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        """Returns the score of every weight of the layer."""
+
+    def __add__(self, other: Score) -> Score:
+        return Sum(self, other)
+
+    def __mul__(self, factor: float) -> Score:
+        return Scaled(self, factor)
+
+    def __rmul__(self, factor: float) -> Score:
+        return Scaled(self, factor)
+
+
+def of_units(score: Score, layer: Layer) -> Float[Tensor, "groups units"]:
+    """Returns the score of every unit: the mean over its weights."""
+    values = score(layer).expand(layer.weight.shape)
+    return values.squeeze(-1) if values.shape[-1] == 1 else values.mean(-1)
+
+
+@dataclass(frozen=True)
+class Sum(Score):
+    """first + second."""
+
+    first: Score
+    second: Score
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.first.needs | self.second.needs
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        return self.first(layer) + self.second(layer)
+
+
+@dataclass(frozen=True)
+class Scaled(Score):
+    """factor * score."""
+
+    score: Score
+    factor: float
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.score.needs
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        return self.score(layer) * self.factor
+
+
+@dataclass(frozen=True)
+class Absolute(Score):
+    """abs(score), weight by weight."""
+
+    score: Score
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.score.needs
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        return self.score(layer).abs()
+
+
+@dataclass(frozen=True)
+class Magnitude(Score):
+    """abs(weight)."""
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        return layer.weight.abs()
+
+
+@dataclass(frozen=True)
+class Gradient(Score):
+    """abs(dL/dw), or dL/dw itself with ``signed=True``."""
+
+    signed: bool = False
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({GRADIENT})
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        return layer.dense_grad() if self.signed else layer.dense_grad().abs()
+
+
+@dataclass(frozen=True)
+class GradientMean(Score):
+    """abs of the running mean of the dense gradient over all steps, with the given decay.
+
+    Reference: Dettmers and Zettlemoyer, Sparse Networks from Scratch, section 3.1, https://arxiv.org/abs/1907.04840
+    """
+
+    decay: float = 0.9
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({GradientAverage(decay=self.decay)})
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        return layer.extra["gradient_mean"].abs()
+
+
+@dataclass(frozen=True)
+class Random(Score):
+    """Uniform on [0, 1), from the layer's key, drawn on the CPU so that every device and rank agrees."""
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        generator = torch.Generator().manual_seed(layer.key)
+        values = torch.rand((*layer.active.shape, 1), generator=generator)
+        return values.to(layer.weight.device)
+
+
+@dataclass(frozen=True)
+class Exploration(Score):
+    """The exploration bonus of DST-EE: c * ln(t) / (N + eps).
+
+    t: `layer.step`, optimizer steps so far. N: `layer.visits`, topologies so far in which the unit was active.
+    c: a number, or a schedule over steps. eps: keeps the bonus finite where N = 0.
+    scale: "none" is the printed formula, whose size must be chosen against that of the gradients; with "layer" the
+        bonus is measured in units of the mean abs(gradient) over the layer's inactive weights, so that one c fits
+        layers, losses and loss scales alike.
+
+    Reference: Huang et al., Dynamic Sparse Training via Balancing the Exploration-Exploitation Trade-off, DAC 2023,
+    section III, https://arxiv.org/abs/2211.16667
+    """
+
+    c: float | Schedule = 1e-5
+    eps: float = 1.0
+    scale: Literal["none", "layer"] = "none"
+
+    def __post_init__(self) -> None:
+        if self.eps <= 0:
+            raise ValueError(
+                f"eps={self.eps} would divide by zero for a weight that was never active. Use eps > 0, such as 1."
+            )
+        if isinstance(self.c, (int, float)) and not (math.isfinite(self.c) and self.c >= 0):
+            raise ValueError(
+                f"c={self.c} is not a bonus: it must be finite and at least 0 (0 is RigL-ITOP). Use c=1e-5, the "
+                "authors' value."
+            )
+        if self.scale not in ("none", "layer"):
+            raise ValueError(f'scale="{self.scale}" is unknown. Use scale="none" or scale="layer".')
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return frozenset({VISITS, GRADIENT} if self.scale == "layer" else {VISITS})
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
+        factor: float | Tensor = self.c(layer.step) if isinstance(self.c, Schedule) else self.c
+        factor *= math.log(layer.step)
+        if self.scale == "layer":
+            inactive = ~layer.active
+            sums = layer.dense_grad().abs().mean(-1).mul_(inactive).sum()
+            factor = factor * sums / inactive.sum().clamp(min=1)
+        visits = layer.visits.to(layer.weight.dtype).unsqueeze(-1)
+        return factor / visits.add_(self.eps)

@@ -1,0 +1,1 @@
+"""What a topology costs, how far it has explored, and whether it is healthy."""

@@ -1,0 +1,84 @@
+"""The figures of a run that follow from its model and masks: weights and FLOPs, in sum and by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+
+from rewire.core.method import Method
+from rewire.layers import choose
+from rewire.metrics.flops import forward_flops, sparse_flops, training_flops
+from rewire.recipe import Recipe
+from rewire.tasks.data import Dataset
+
+
+@dataclass(frozen=True)
+class LayerFigures:
+    """A weight that is, or in a dense run could be, sparse. flops: dense, of one image's forward pass."""
+
+    name: str
+    shape: torch.Size
+    active: int
+    total: int
+    flops: int
+
+    @property
+    def density(self) -> float:
+        return self.active / self.total
+
+
+def layer_figures(
+    model: nn.Module, dataset: Dataset, masks: Mapping[str, Bool[Tensor, "..."]]
+) -> tuple[list[LayerFigures], int]:
+    """Returns the figures of every sparse layer, and the dense forward FLOPs of all the rest."""
+    flops = forward_flops(model, _example(model, dataset))
+    layers = []
+    for weight in choose(model)[0]:
+        total = weight.parameter.numel()
+        active = int(masks[weight.name].sum()) if weight.name in masks else total
+        layers.append(
+            LayerFigures(weight.name, weight.parameter.shape, active, total, flops.get(weight.name, 0))
+        )
+    return layers, sum(flops.values()) - sum(layer.flops for layer in layers)
+
+
+def outcome(
+    recipe: Recipe,
+    model: nn.Module,
+    dataset: Dataset,
+    masks: Mapping[str, Bool[Tensor, "..."]],
+    method: Method,
+    steps: int,
+) -> dict[str, float]:
+    """Returns the counts of weights and FLOPs that a record holds.
+
+    FLOPs are on paper: what an engine would spend that skips inactive weights, in the order of this library's steps.
+    Ratios are to dense training of as many steps.
+    """
+    layers, rest = layer_figures(model, dataset, masks)
+    dense = rest + sum(layer.flops for layer in layers)
+    flops = {layer.name: layer.flops for layer in layers} | {"": rest}
+    sparse = sparse_flops(flops, {layer.name: layer.density for layer in layers})
+    active, total = sum(layer.active for layer in layers), sum(layer.total for layer in layers)
+    per_image = training_flops(dense=dense, sparse=sparse, method=method, every=recipe.every)
+    images = steps * recipe.batch_size
+    return {
+        "active_weights": active,
+        "total_weights": total,
+        "sparsity": 1 - active / total,
+        "model_weights": sum(parameter.numel() for parameter in model.parameters()),
+        "inference_flops": sparse,
+        "inference_flops_ratio": sparse / dense,
+        "training_flops": per_image * images,
+        "training_flops_ratio": per_image / (3 * dense),
+    }
+
+
+def _example(model: nn.Module, dataset: Dataset) -> Tensor:
+    """One image as the model sees it."""
+    device = next(model.parameters()).device
+    return torch.zeros((1, *dataset.train_images.shape[1:]), device=device)

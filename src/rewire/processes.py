@@ -1,0 +1,71 @@
+"""The processes that train one model together under torchrun; without it there is one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as distributed
+
+AGREE_EVERY = 10  # steps between two questions to all processes whether to stop
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all: its number, how many there are, and its device."""
+
+    rank: int
+    count: int
+    device: torch.device
+
+    @staticmethod
+    @contextmanager
+    def join(device: str) -> Iterator[Processes]:
+        """Joins the processes that torchrun started, and leaves them at the end."""
+        count = int(os.environ.get("WORLD_SIZE", "1"))
+        if count == 1:
+            yield Processes(0, 1, checked_device(device))
+            return
+        local = int(os.environ.get("LOCAL_RANK", "0"))
+        found = checked_device(f"cuda:{local}" if device == "cuda" else device)
+        distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        try:
+            yield Processes(distributed.get_rank(), count, found)
+        finally:
+            distributed.destroy_process_group()
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes and prints."""
+        return self.rank == 0
+
+    def agree(self, reason: str | None, step: int) -> str | None:
+        """Returns a reason to stop as soon as all processes have heard of it, so that they stop at one step."""
+        if self.count == 1:
+            return reason
+        if step % AGREE_EVERY:
+            return None
+        reasons: list[str | None] = [None] * self.count
+        distributed.all_gather_object(reasons, reason)
+        return next((found for found in reasons if found), None)
+
+    def wait(self) -> None:
+        """Waits until all processes are here."""
+        if self.count > 1:
+            distributed.barrier()
+
+
+def checked_device(name: str) -> torch.device:
+    """Returns the device of that name. Raises ValueError where this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f'device="{name}" cannot be used here ({reason}). Use cpu, or install a PyTorch built for that device.'
+        ) from error
+    return device

@@ -1,0 +1,99 @@
+"""How a run goes, on the terminal: a live line where there is one, a plain line an epoch where there is not."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+from rewire.training import Progress, Run
+
+REFRESH = 0.25  # seconds between two readings of the loss, which wait for the device
+
+
+class Lines(Progress):
+    """Prints one line at the end of an epoch, at most one every few seconds."""
+
+    def __init__(self, title: str, every: float = 1.0) -> None:
+        self.title, self.every = title, every
+
+    def begin(self, run: Run) -> None:
+        self._speed = Speed(run)
+        self._printed = -math.inf
+        if run.step:
+            print(f"{self.title}: resumed after {run.step} of {run.steps} steps", flush=True)
+
+    def epoch(self, run: Run) -> None:
+        now = time.monotonic()
+        if now - self._printed >= self.every or run.step == run.steps:
+            self._printed = now
+            print(f"{self.title}: epoch {run.epoch}/{run.recipe.epochs}, {self._speed.text(run)}", flush=True)
+
+
+class Live(Progress):
+    """Draws a bar with throughput, time left, loss, validation accuracy, sparsity and exploration."""
+
+    def __init__(self, title: str) -> None:
+        self.title = title
+
+    def begin(self, run: Run) -> None:
+        from rich.progress import BarColumn, Progress, TextColumn
+
+        self._speed = Speed(run)
+        self._drawn = -math.inf
+        self._bar: Any = Progress(
+            TextColumn("{task.description}"), BarColumn(20), TextColumn("{task.fields[text]}"), auto_refresh=False
+        )
+        self._bar.start()
+        self._task = self._bar.add_task(self.title, total=run.steps, completed=run.step, text="")
+
+    def step(self, run: Run) -> None:
+        if time.monotonic() - self._drawn >= REFRESH:
+            self._draw(run)
+
+    def epoch(self, run: Run) -> None:
+        if run.step == run.steps:
+            self._draw(run)
+
+    def end(self) -> None:
+        self._bar.stop()
+
+    def _draw(self, run: Run) -> None:
+        self._drawn = time.monotonic()
+        self._bar.update(self._task, completed=run.step, text=self._speed.text(run), refresh=True)
+
+
+class Speed:
+    """Images per second and time left, counted from where the run began or was resumed."""
+
+    def __init__(self, run: Run) -> None:
+        self._first, self._began = run.step, time.monotonic()
+
+    def text(self, run: Run) -> str:
+        """Returns the state of a run in one line."""
+        seconds = max(time.monotonic() - self._began, 1e-9)
+        rate = (run.step - self._first) / seconds
+        left = (run.steps - run.step) / rate if rate else math.inf
+        parts = [f"{rate * run.recipe.batch_size:,.0f} images/s", f"{clock(left)} left"]
+        if (loss := run.loss) is not None:
+            parts.append(f"loss {loss:.3f}")
+        if accuracies := [value for value in run.curves["validation_accuracy"] if not math.isnan(value)]:
+            parts.append(f"validation {accuracies[-1]:.2%}")
+        if run.sparsifier:
+            exploration = run.curves["exploration"]
+            parts.append(f"sparsity {run.sparsity:.2%}")
+            parts.append(f"explored {exploration[-1] if exploration else 1 - run.sparsity:.2%}")
+        return ", ".join(parts)
+
+
+def clock(seconds: float) -> str:
+    """Returns a duration as hours, minutes and seconds.
+
+    >>> clock(75), clock(3675), clock(float("inf"))
+    ('1:15', '1:01:15', '?')
+    """
+    if math.isinf(seconds):
+        return "?"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

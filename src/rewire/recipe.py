@@ -1,0 +1,246 @@
+"""A recipe says everything that decides the numbers of one run; a runtime says the rest.
+
+Both are plain values. The command line is typed from them, a record stores the first, and a checkpoint refuses
+another one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from rewire.core.method import Method
+from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
+from rewire.methods import METHODS
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Task, model, method, structure, sparsity, optimizer, length and seed of one run.
+
+    Two runs of one recipe, on the same machine, data and number of threads, end with the same weights bit for bit.
+
+    >>> Recipe(method="static", c=0.1).identity()["c"] is None  # static has no c, so it does not tell runs apart
+    True
+    """
+
+    task: Literal["digits", "cifar10", "cifar100", "folder"] = "digits"
+    """Data set: digits comes with scikit-learn; folder is any folder of images, train/CLASS/*.jpg."""
+    model: str = "mlp"
+    """Network: mlp, cnn, resnet20, resnet32, resnet50, resnet50_imagenet (stem for large images) or vgg19."""
+    width: float = 1.0
+    """Factor on the channels of every layer; the mlp has `hidden` instead."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Units of the hidden layers of the mlp."""
+
+    method: str = "dst_ee"
+    """Sparse-training method: dense, static, set, set_itop, rigl, rigl_itop or dst_ee."""
+    sparsity: float | str = 0.95
+    """Share of the sparse layers' weights that are zero, or globs for single layers: "*=0.95,fc=0.5"."""
+    distribution: Literal["erk", "er", "uniform"] = "erk"
+    """How the budget is spread over the layers."""
+    structure: str = "unstructured"
+    """Which weights switch together: unstructured, 2:4 (any N:M), block:4x4 (any HxW) or fan_in."""
+    every: int = 100
+    """Optimizer steps between two updates of the topology, for every dynamic method."""
+    fraction: float | None = None
+    """Share of the active weights that the first update moves; None is the method's own default."""
+    end_fraction: float | None = None
+    """The same at the end of the run, for the methods that have it; None is the method's own default."""
+    stop: float | None = None
+    """Share of the run after which RigL leaves the topology alone; None is its own default."""
+    c: float = 1e-5
+    """DST-EE: weight of exploration against exploitation; 0 is RigL-ITOP."""
+    eps: float = 1.0
+    """DST-EE: added to the number of topologies that held a weight."""
+    scale: Literal["none", "layer"] = "none"
+    """DST-EE: layer measures c in units of the layer's mean absolute gradient."""
+    signed: bool = False
+    """DST-EE: score |g + bonus| as in the authors' code, instead of |g| + bonus."""
+    regrow: bool = True
+    """DST-EE: whether a weight may be grown at the update that dropped it."""
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    """sgd is SGD with Nesterov momentum."""
+    lr: float = 0.1
+    """Highest learning rate."""
+    momentum: float = 0.9
+    """Momentum of sgd."""
+    weight_decay: float = 5e-4
+    """On weights; biases and norm layers have none."""
+    schedule: Literal["constant", "steps", "cosine"] = "cosine"
+    """Learning rate over the run; steps is x0.1 at one half and again at three quarters."""
+    warmup_epochs: float = 0.0
+    """Epochs over which the learning rate rises from 0."""
+    epochs: int = 10
+    """Passes over the training set."""
+    batch_size: int = 128
+    """Images per optimizer step, over all processes."""
+    label_smoothing: float = 0.0
+    """Share of the target that is spread over all classes."""
+    augment: Literal["none", "crop_flip"] = "none"
+    """crop_flip is a random crop after padding and a random mirror image."""
+    validation: float = 0.1
+    """Share of the training set that is held out for every choice; the test set is read once, at the end."""
+    image_size: int = 224
+    """Side of the images of the task folder, in pixels; the other tasks have their own."""
+
+    bf16: bool = False
+    """Forward and backward in bfloat16 autocast."""
+    compile: bool = False
+    """torch.compile the model."""
+    channels_last: bool = False
+    """Images and convolutions in channels-last memory."""
+    seed: int = 0
+    """Of the split, the initial weights, the masks, the order of images and the augmentation."""
+
+    def __post_init__(self) -> None:
+        if self.method not in METHODS:
+            raise ValueError(f'method="{self.method}" is unknown. Use one of {", ".join(METHODS)}.')
+        for name in ("epochs", "batch_size", "every", "image_size"):
+            if (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} leaves nothing to do. Use a whole number of at least 1.")
+        if not 0 < self.validation < 1:
+            raise ValueError(
+                f"validation={self.validation} is not a share of the training set to hold out, and choices would "
+                "have to be made on the test set. Use a number between 0 and 1, such as validation=0.1."
+            )
+        for name in ("lr", "width"):
+            if not (value := getattr(self, name)) > 0:
+                raise ValueError(f"{name}={value} trains nothing. Use a positive number.")
+        structure_of(self.structure)
+        sparsities_of(self.sparsity)
+
+    def identity(self) -> dict[str, Any]:
+        """Returns the fields as plain JSON values, None where the method or the task does not read them.
+
+        Recipes of equal identity are the same run: a dense one has no sparsity to tell it from another.
+        """
+        fields: dict[str, Any] = dataclasses.asdict(self) | {"hidden": list(self.hidden)}
+        unread = _options_of_methods() - _options(self.method)
+        if self.method in ("dense", "static"):
+            unread.add("every")
+        if self.method == "dense":
+            unread |= {"distribution", "structure"}
+            fields["sparsity"] = 0.0
+        unread.add("width" if self.model == "mlp" else "hidden")
+        if self.task != "folder":
+            unread.add("image_size")
+        if self.optimizer != "sgd":
+            unread.add("momentum")
+        return fields | dict.fromkeys(unread)
+
+    def build_method(self, steps: int) -> Method:
+        """Returns the method laid over a run of that many optimizer steps."""
+        options = {name: getattr(self, name) for name in _options(self.method)}
+        given = {name: value for name, value in options.items() if value is not None}
+        if "steps" in inspect.signature(METHODS[self.method]).parameters:
+            given["steps"] = steps
+        return METHODS[self.method](**given)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where and how long to run: nothing here is part of the recipe."""
+
+    data: Path | None = None
+    """Folder of the data; without it CIFAR is fetched by name through the `datasets` library."""
+    out: Path = Path("runs")
+    """Folder for records, models, checkpoints and the report."""
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Format of the weights in the model file."""
+    device: str = "cpu"
+    """cpu, cuda, cuda:1, mps ..."""
+    threads: int | None = None
+    """CPU threads; None leaves the choice to torch."""
+    time_limit: str | None = None
+    """Stop cleanly after this long, such as 90s, 9m or 1.5h, with a checkpoint to resume from."""
+    resume: bool = False
+    """Continue what an earlier call with the same flags left unfinished."""
+    evaluate_every: int = 1
+    """Epochs between two readings of the validation split."""
+    checkpoint_seconds: float = 10.0
+    """Seconds that must pass before the end of an epoch writes a checkpoint again; 0 writes one every epoch."""
+
+    def __post_init__(self) -> None:
+        seconds_of(self.time_limit)
+        if self.evaluate_every < 1:
+            raise ValueError(f"evaluate_every={self.evaluate_every} is not a number of epochs. Use 1 for every epoch.")
+
+    @property
+    def seconds(self) -> float:
+        """The time limit in seconds; infinity without one."""
+        return seconds_of(self.time_limit)
+
+
+def structure_of(text: str) -> Structure:
+    """Returns the structure that a word names.
+
+    >>> structure_of("2:4"), structure_of("block:4x4")
+    (NM(n=2, m=4), Block(height=4, width=4))
+    """
+    if text == "unstructured":
+        return Unstructured()
+    if text == "fan_in":
+        return FanIn()
+    if found := re.fullmatch(r"(\d+):(\d+)", text):
+        return NM(int(found[1]), int(found[2]))
+    if found := re.fullmatch(r"block:(\d+)x(\d+)", text):
+        return Block(int(found[1]), int(found[2]))
+    raise ValueError(
+        f'structure="{text}" is unknown. Use unstructured, fan_in, N:M such as 2:4, or block:HxW such as block:4x4.'
+    )
+
+
+def sparsities_of(value: float | str) -> float | Mapping[str, float]:
+    """Returns a sparsity, or sparsities by glob, from a number or from text.
+
+    >>> sparsities_of("*=0.95,fc=0.5")
+    {'*': 0.95, 'fc': 0.5}
+    """
+    if isinstance(value, str):
+        try:
+            pairs = [part.split("=") for part in value.split(",")]
+            parsed = {glob.strip(): float(number) for glob, number in pairs}
+        except ValueError:
+            raise ValueError(
+                f'sparsity="{value}" is neither a number nor a list of layers. Use for example 0.95 or "*=0.95,fc=0.5".'
+            ) from None
+    else:
+        parsed = {"*": value}
+    for glob, number in parsed.items():
+        if not 0 <= number < 1:
+            raise ValueError(
+                f"sparsity={number}{'' if glob == '*' else f' for {glob!r}'} is outside [0, 1): it is the share of "
+                "weights that are zero, and some must stay. Use for example sparsity=0.95."
+            )
+    return parsed if isinstance(value, str) else value
+
+
+def seconds_of(duration: str | None) -> float:
+    """Returns seconds from text such as 90s, 9m or 1.5h; without a limit, infinity.
+
+    >>> seconds_of("9m")
+    540.0
+    """
+    if duration is None:
+        return float("inf")
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh]?)", duration.strip())
+    if not found:
+        raise ValueError(f'time_limit="{duration}" is not a duration. Use for example 90s, 9m or 1.5h.')
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _options(method: str) -> set[str]:
+    """The fields of a recipe that a method's factory takes."""
+    names = {field.name for field in dataclasses.fields(Recipe)}
+    return names & set(inspect.signature(METHODS[method]).parameters)
+
+
+def _options_of_methods() -> set[str]:
+    return set().union(*(_options(method) for method in METHODS))

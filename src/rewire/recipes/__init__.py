@@ -1,0 +1,18 @@
+"""The named recipes: functions that return complete `Recipe`s, to train as they are or to change by flags."""
+
+from collections.abc import Callable
+
+from rewire.recipe import Recipe
+from rewire.recipes import cifar, digits, images
+
+RECIPES: dict[str, Callable[[], Recipe]] = {
+    "digits": digits.mlp,
+    "cifar10-mlp": cifar.cifar10_mlp,
+    "cifar10-cnn": cifar.cifar10_cnn,
+    "cifar10-resnet20": cifar.cifar10_resnet20,
+    "cifar10-vgg19": cifar.cifar10_vgg19,
+    "cifar10-resnet50": cifar.cifar10_resnet50,
+    "cifar100-vgg19": cifar.cifar100_vgg19,
+    "cifar100-resnet50": cifar.cifar100_resnet50,
+    "images-resnet50": images.resnet50,
+}

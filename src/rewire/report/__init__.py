@@ -1,0 +1,1 @@
+"""Records into statements: statistics, tables, figures and one self-contained HTML page."""

@@ -1,0 +1,240 @@
+"""Records sorted for a reader: a section a task and model, in it a group for each configuration over its seeds."""
+
+import inspect
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Final, final
+
+from rewire.methods import METHODS
+from rewire.record import Record, key
+from rewire.report.statistics import Difference, Summary, holm, paired, summary
+
+FLAGSHIP: Final = "dst_ee"
+"""The method that all others are compared with."""
+
+_PLACE: Final = ("task", "model", "seed")  # what a section or a pair fixes; it is never part of a label
+
+
+@final
+@dataclass(frozen=True)
+class Group:
+    """Runs that differ in nothing but the seed.
+
+    Args:
+        label: the method, followed by the settings that tell it from other groups of the section.
+        sparsity: of the sparse layers, in [0, 1); 0 for dense training.
+        records: one for each seed.
+    """
+
+    label: str
+    sparsity: float
+    records: tuple[Record, ...]
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """The recipe of the first run: that of all of them, but for the seed."""
+        return self.records[0].recipe
+
+    @property
+    def method(self) -> str:
+        """The method's name."""
+        return str(self.recipe["method"])
+
+    def by_seed(self, name: str) -> dict[int, float]:
+        """Returns the result called `name` of every run that has it, by seed."""
+        found = {record.recipe["seed"]: record.result.get(name) for record in self.records}
+        return {seed: float(value) for seed, value in found.items() if value is not None}
+
+    def summary(self, name: str) -> Summary | None:
+        """Returns mean, std and n of the result called `name`, or None where no run has it."""
+        values = list(self.by_seed(name).values())
+        return summary(values) if values else None
+
+
+@final
+@dataclass(frozen=True)
+class Comparison:
+    """The flagship against another group: flagship minus other, over shared seeds.
+
+    `p` is the difference's own p-value corrected by Holm over all comparisons of the section, or None where the
+    runs allow no test.
+    """
+
+    flagship: Group
+    other: Group
+    difference: Difference
+    p: float | None
+
+
+@final
+@dataclass(frozen=True)
+class Section:
+    """All runs of one model on one task.
+
+    Args:
+        groups: in order of sparsity, and among equals as recorded.
+        equal: recipe entries that all runs share.
+        differing: values of the recipe entries that differ between runs.
+    """
+
+    task: str
+    model: str
+    groups: tuple[Group, ...]
+    equal: dict[str, Any]
+    differing: dict[str, list[Any]]
+
+    @property
+    def labels(self) -> list[str]:
+        """The labels of the groups, each once."""
+        return list(dict.fromkeys(group.label for group in self.groups))
+
+    @property
+    def sparsities(self) -> list[float]:
+        """The sparsities of the sparse runs, rising."""
+        return sorted({group.sparsity for group in self.groups if group.method != "dense"})
+
+    @property
+    def unlabelled(self) -> dict[str, str]:
+        """For each method with several settings, what its bare name stands for: "c=1e-05, scale=none"."""
+        found = {}
+        for method in dict.fromkeys(group.method for group in self.groups):
+            if any(label.startswith(f"{method} ") for label in self.labels) and method in self.labels:
+                settings = _defaults(self.groups[self.labels.index(method)].recipe)
+                found[method] = settings
+        return found
+
+    def at(self, sparsity: float) -> list[Group]:
+        """Returns the sparse groups of one sparsity."""
+        return [group for group in self.groups if group.sparsity == sparsity and group.method != "dense"]
+
+
+def sections(records: Iterable[Record]) -> list[Section]:
+    """Returns a section for each task and model, in the order in which they were recorded."""
+    by_place: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        place = (str(record.recipe["task"]), str(record.recipe["model"]))
+        by_place.setdefault(place, []).append(record)
+    return [_section(task, model, found) for (task, model), found in by_place.items()]
+
+
+def compare(section: Section, metric: str = "test_accuracy") -> list[Comparison]:
+    """Returns the flagship against every other sparse group that it can fairly be compared with.
+
+    A fair pair has equal sparsity and recipes that differ in the method and its own settings only. Where the
+    flagship ran with several settings, the one at its defaults stands for it, else the first recorded.
+    """
+    pairs: list[tuple[Group, Group, Difference]] = []
+    for sparsity in section.sparsities:
+        groups = section.at(sparsity)
+        candidates = sorted((group for group in groups if group.method == FLAGSHIP), key=_settings_off_default)
+        for other in groups:
+            flagship = next((group for group in candidates if _fair(group.recipe, other.recipe)), None)
+            if flagship is None or flagship is other:
+                continue
+            difference = paired(flagship.by_seed(metric), other.by_seed(metric))
+            if difference is not None:
+                pairs.append((flagship, other, difference))
+    corrected = iter(holm([found.p for _, _, found in pairs if found.p is not None]))
+    return [
+        Comparison(flagship, other, found, None if found.p is None else next(corrected))
+        for flagship, other, found in pairs
+    ]
+
+
+def show(value: Any) -> str:
+    """Returns a recipe's value as a reader wants to see it.
+
+    >>> show(1e-05), show(0.01), show([256, 256]), show(None), show(True)
+    ('1e-05', '0.01', '256, 256', 'default', 'yes')
+    """
+    if value is None:
+        return "default"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, list | tuple):
+        return ", ".join(show(entry) for entry in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _section(task: str, model: str, records: list[Record]) -> Section:
+    grouped: dict[str, list[Record]] = {}
+    records = [replace(record, recipe=_explicit(record.recipe)) for record in records]
+    for record in records:
+        settings = {name: value for name, value in record.recipe.items() if name != "seed"}
+        grouped.setdefault(key(settings), []).append(record)
+    recipes = [found[0].recipe for found in grouped.values()]
+    groups = [Group(_label(found[0].recipe, recipes), _sparsity(found[0]), tuple(found)) for found in grouped.values()]
+    names = dict.fromkeys(name for record in records for name in record.recipe)
+    values = {name: _distinct(record.recipe.get(name) for record in records) for name in names}
+    read = {name: [value for value in found if value is not None] for name, found in values.items()}
+    return Section(
+        task,
+        model,
+        tuple(sorted(groups, key=lambda group: (group.sparsity, group.method != "dense"))),
+        equal={name: found[0] for name, found in read.items() if len(found) == 1 and name not in _PLACE[:2]},
+        differing={name: found for name, found in read.items() if len(found) > 1},
+    )
+
+
+def _label(recipe: Mapping[str, Any], recipes: list[dict[str, Any]]) -> str:
+    """Returns the method and the settings that differ: among its own runs, or else between methods.
+
+    A method's own setting at its default goes without saying, and one that a method does not read is no difference.
+    """
+    own = [other for other in recipes if other["method"] == recipe["method"]]
+    words = [str(recipe["method"])]
+    for name, value in recipe.items():
+        if name in (*_PLACE, "method") or (name == "sparsity" and not isinstance(value, str)):
+            continue
+        among_own = len(_distinct(other.get(name) for other in own)) > 1 and value != _defaults(recipe).get(name)
+        read = _distinct(other[name] for other in recipes if other.get(name) is not None)
+        between = name not in _settings() and value is not None and len(read) > 1
+        if among_own or between:
+            words.append(f"{name}={show(value)}")
+    return " ".join(words)
+
+
+def _fair(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
+    """Whether two recipes differ in the method and its own settings only."""
+    names = (first.keys() | second.keys()) - _settings() - {"method", "seed"}
+    pairs = [(first.get(name), second.get(name)) for name in names]
+    return all(one == other for one, other in pairs if one is not None and other is not None)
+
+
+def _settings() -> set[str]:
+    """The settings that belong to single methods; the length of a run and its intervals are common to all."""
+    names = {name for method in METHODS.values() for name in inspect.signature(method).parameters}
+    return names - {"steps", "every"}
+
+
+def _defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings of the recipe's own method with their defaults; none where this version has no such method."""
+    method = METHODS.get(recipe["method"])
+    parameters = inspect.signature(method).parameters if method else {}
+    return {name: found.default for name, found in parameters.items() if name in _settings()}
+
+
+def _explicit(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """The recipe with a setting that was left to the method, None, replaced by the method's default."""
+    left = {name: value for name, value in _defaults(recipe).items() if recipe.get(name) is None}
+    return {**recipe, **{name: value for name, value in left.items() if name in recipe}}
+
+
+def _settings_off_default(group: Group) -> int:
+    defaults = _defaults(group.recipe)
+    return sum(group.recipe.get(name, value) != value for name, value in defaults.items())
+
+
+def _sparsity(record: Record) -> float:
+    asked = record.recipe["sparsity"]
+    if record.recipe["method"] == "dense":
+        return 0.0
+    return float(asked) if isinstance(asked, int | float) else round(float(record.result["sparsity"]), 4)
+
+
+def _distinct(values: Iterable[Any]) -> list[Any]:
+    found: list[Any] = []
+    for value in values:
+        if value not in found:
+            found.append(value)
+    return found

@@ -1,0 +1,150 @@
+"""Tables of a section as plain cells, and as Markdown for a terminal, the README and docs/."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Final, final
+
+from rewire.report.sections import Comparison, Group, Section, compare
+from rewire.report.statistics import LEVEL, Difference, Summary
+
+NOTHING: Final = "–"
+"""Stands in a cell for which the runs recorded nothing."""
+
+
+@final
+@dataclass(frozen=True)
+class Table:
+    """Cells of text under their headings; the first column is words, the others are figures."""
+
+    caption: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+
+
+def results(section: Section) -> Table:
+    """Returns one row a group: accuracy as mean ± std (n) over seeds, the other figures as means."""
+    columns: dict[str, Callable[[Group], str]] = {
+        "method": lambda group: group.label,
+        "sparsity": lambda group: percent(group.sparsity),
+        "test accuracy, %": lambda group: _accuracy(group.summary("test_accuracy")),
+        "active weights": lambda group: _mean(group, "active_weights", "{:,.0f}"),
+        "size on disk": lambda group: _mean_size(group),
+        "training FLOPs, of dense": lambda group: _mean(group, "training_flops_ratio", "{:.3f}"),
+        "inference FLOPs, of dense": lambda group: _mean(group, "inference_flops_ratio", "{:.3f}"),
+        "seconds": lambda group: _mean(group, "seconds", "{:,.1f}"),
+        "updates": lambda group: _mean(group, "updates", "{:,.0f}"),
+        "explored": lambda group: _mean(group, "exploration", "{:.3f}"),
+    }
+    return Table(
+        "Test accuracy: mean ± standard deviation (number of seeds). Explored: share of the sparse layers' weights "
+        "that were active at least once.",
+        tuple(columns),
+        tuple(tuple(cell(group) for cell in columns.values()) for group in section.groups),
+    )
+
+
+def differences(section: Section) -> Table | None:
+    """Returns one row for each fair comparison with the flagship, or None where there is none."""
+    comparisons = compare(section)
+    if not comparisons:
+        return None
+    tested = sum(comparison.p is not None for comparison in comparisons)
+    return Table(
+        "Differences in test accuracy, run by run on the same seeds, in percentage points: mean ± standard deviation. "
+        f"Paired t-test, two-sided; p after Holm is corrected for the {tested} tests in this table. "
+        f"A difference counts as shown where it is below {LEVEL:g}.",
+        ("comparison", "sparsity", "difference", "seeds", "p", "p after Holm", "reading"),
+        tuple(
+            (
+                f"{comparison.flagship.label} minus {comparison.other.label}",
+                percent(comparison.other.sparsity),
+                _points(comparison.difference),
+                str(comparison.difference.n),
+                _p(comparison.difference.p),
+                _p(comparison.p),
+                reading(comparison),
+            )
+            for comparison in comparisons
+        ),
+    )
+
+
+def markdown(table: Table) -> str:
+    """Returns the table in Markdown, padded so that it also reads well in a terminal.
+
+    >>> print(markdown(Table("", ("method", "n"), (("static", "3"), ("dst_ee", "10")))))
+    | method |  n |
+    |:-------|---:|
+    | static |  3 |
+    | dst_ee | 10 |
+    """
+    lines = [table.header, *table.rows]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+
+    def text(line: tuple[str, ...]) -> str:
+        cells = [line[0].ljust(widths[0])]
+        cells += [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        return "| " + " | ".join(cells) + " |"
+
+    rule = [":" + "-" * (widths[0] + 1)] + ["-" * (width + 1) + ":" for width in widths[1:]]
+    return "\n".join([text(table.header), "|" + "|".join(rule) + "|", *map(text, table.rows)])
+
+
+def reading(comparison: Comparison) -> str:
+    """Returns in words what a comparison shows: the flagship is ahead, behind, equal, or nothing is shown."""
+    found = comparison.difference
+    if found.n > 1 and found.mean == 0 and found.std == 0:
+        return "equal in every run"
+    if comparison.p is None or comparison.p >= LEVEL:
+        return "not shown"
+    return f"{comparison.flagship.method} {'ahead' if found.mean > 0 else 'behind'}"
+
+
+def percent(fraction: float) -> str:
+    """Returns a fraction in percent, with the decimals it needs.
+
+    >>> percent(0.95), percent(0.985), percent(0.07)
+    ('95 %', '98.5 %', '7 %')
+    """
+    return f"{round(100 * fraction, 2):g} %"
+
+
+def size(count: float) -> str:
+    """Returns a number of bytes in the unit that suits it, in powers of 1000.
+
+    >>> size(999), size(1_234), size(24_500_000)
+    ('999 B', '1.2 kB', '24.5 MB')
+    """
+    for unit in ("B", "kB", "MB"):
+        if count < 999.5 or unit == "MB":
+            break
+        count /= 1000
+    return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
+
+
+def _accuracy(found: Summary | None) -> str:
+    if found is None:
+        return NOTHING
+    spread = "" if found.std is None else f" ± {100 * found.std:.2f}"
+    return f"{100 * found.mean:.2f}{spread} ({found.n})"
+
+
+def _mean(group: Group, name: str, form: str) -> str:
+    found = group.summary(name)
+    return NOTHING if found is None else form.format(found.mean)
+
+
+def _mean_size(group: Group) -> str:
+    found = group.summary("bytes_on_disk")
+    return NOTHING if found is None else size(found.mean)
+
+
+def _points(found: Difference) -> str:
+    spread = "" if found.std is None else f" ± {100 * found.std:.2f}"
+    return f"{100 * found.mean:+.2f}{spread}"
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return NOTHING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

@@ -1,0 +1,383 @@
+"""The Sparsifier: the one stateful object, hooked around the user's own `optimizer.step()`."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Bool
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+from torch.utils.weak import WeakIdKeyDictionary
+
+from rewire.checks import check_finite, check_optimizer
+from rewire.core.budget import Distribution
+from rewire.core.method import Method
+from rewire.core.score import Random, Score
+from rewire.core.structure import Structure, Unstructured
+from rewire.core.update import next_topology
+from rewire.layers import Pattern, choose
+from rewire.masked import Masked, gradient_hook
+from rewire.start import Budget, resolve, topologies_by_mask, topologies_by_score
+
+FORMAT = 1  # of state_dict()
+
+_taken: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weights that have a sparsifier
+
+
+@dataclass(frozen=True)
+class Update:
+    """What one topology update did.
+
+    step: optimizer steps taken. moved: by layer, weights that are active now and were not before. active: by layer,
+    active weights now. exploration: share of weights that have been active at least once. churn: moved over active.
+    """
+
+    step: int
+    moved: Mapping[str, int]
+    active: Mapping[str, int]
+    exploration: float
+    churn: float
+
+
+def sparsify(
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    method: Method,
+    *,
+    sparsity: float | Mapping[str, float] | None = None,
+    distribution: Distribution = "erk",
+    structure: Structure = Unstructured(),
+    start: Score | Mapping[str, Tensor] = Random(),
+    include: Iterable[Pattern] = (),
+    exclude: Iterable[Pattern] = (),
+    seed: int = 0,
+    on_update: Callable[[Update], None] | None = None,
+) -> Sparsifier:
+    """Makes a model sparse and keeps it so while the user's own loop trains it.
+
+    sparsity: share of the sparse layers' weights that is zero, in [0, 1); or a mapping of globs, such as
+        ``{"*": 0.95, "fc": 0.5, "conv1": 0}``, where the last match wins and named layers leave the solve. An N:M
+        structure fixes its own. It may be left out where `start` gives masks.
+    distribution: "erk", "er" or "uniform" by the layers' shapes, "global" by the scores of `start`.
+    structure: which weights switch together. start: a score that picks the first topology (`Random()`, or
+    `Magnitude()` to keep the best weights of a trained model), or masks by name (True = active).
+    include, exclude: globs of names, module types or functions (name, module) -> bool, see `layers.choose`.
+    seed: of all randomness; the same seed gives the same run. on_update: called after every topology update.
+
+    Initial weights are not rescaled. Raises ValueError or TypeError, before anything is changed, where the budget,
+    the structure or the optimizer cannot work.
+    """
+    return Sparsifier(
+        model, optimizer, method, sparsity, distribution, structure, start, include, exclude, seed, on_update
+    )
+
+
+class Sparsifier:
+    """Keeps a model sparse: masks gradients, weights and optimizer state, and moves the topology when it is due.
+
+    Made by `sparsify`. `dense` says for every other parameter why it stays dense.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        method: Method,
+        sparsity: float | Mapping[str, float] | None,
+        distribution: Distribution,
+        structure: Structure,
+        start: Score | Mapping[str, Tensor],
+        include: Iterable[Pattern],
+        exclude: Iterable[Pattern],
+        seed: int,
+        on_update: Callable[[Update], None] | None,
+    ) -> None:
+        weights, self.dense = choose(model, include, exclude)
+        check_optimizer(optimizer, weights)
+        taken = next((weight.name for weight in weights if weight.parameter in _taken), None)
+        if taken is not None:
+            raise ValueError(
+                f"{taken} already has a sparsifier, and two would fight over it. Call .remove() on the first."
+            )
+        self.method, self.structure, self.seed = method, structure, seed
+        self._optimizer, self._on_update = optimizer, on_update
+        for weight in weights:
+            structure.check(weight.name, weight.out_first(weight.parameter).shape)
+        self._storages = {w.name: Masked(w, structure, method.needs) for w in weights}
+        self._calls = 0
+        self._overflows: Tensor | None = None
+        self._watching = False
+        self.updates = 0
+        self._moved: Mapping[str, int] = dict.fromkeys(self._storages, 0)
+        if isinstance(start, Mapping):
+            if sparsity is not None:
+                raise ValueError(
+                    "start gives masks, which fix the sparsity, so sparsity= would be ignored. Leave one out."
+                )
+            topologies = topologies_by_mask(self._storages, start)
+            active = sum(int(units.sum()) * self._storages[n].size for n, units in topologies.items())
+            density = active / sum(storage.active.numel() for storage in self._storages.values())
+            self._budget = Budget(density, {}, distribution, method)
+        else:
+            self._budget = resolve(sparsity, self._storages, structure, distribution, method)
+            keys = {name: self._key(name) for name in self._storages}
+            topologies = topologies_by_score(self._budget, self._storages, start, keys)
+        # Nothing of the user's has been touched up to here.
+        for name, topology in topologies.items():
+            self._storages[name].rewire_(topology)
+        self._zero_inactive()
+        self._hooks: list[RemovableHandle] = [
+            storage.parameter.register_post_accumulate_grad_hook(gradient_hook(storage, lambda: self._watching))
+            for storage in self._storages.values()
+        ]
+        self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        for storage in self._storages.values():
+            _taken[storage.parameter] = True
+        self._watch_next()
+
+    # ---- what the user reads
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps taken; those that AMP skipped on overflow do not count."""
+        self._settle()
+        return self._calls
+
+    @property
+    def masks(self) -> dict[str, Bool[Tensor, "..."]]:
+        """The active weights of every sparse layer, True where active; copies, by parameter name."""
+        return {name: storage.active.clone() for name, storage in self._storages.items()}
+
+    @property
+    def density(self) -> float:
+        """Active weights over all weights of the sparse layers."""
+        active = sum(int(storage.active.sum()) for storage in self._storages.values())
+        return active / sum(storage.active.numel() for storage in self._storages.values())
+
+    @property
+    def sparsity(self) -> float:
+        """1 - density."""
+        return 1 - self.density
+
+    @property
+    def exploration(self) -> float:
+        """Share of the sparse layers' weights that have been active at least once (ITOP's R_s)."""
+        explored = sum(int((storage.visits > 0).sum()) * storage.size for storage in self._storages.values())
+        return explored / sum(storage.active.numel() for storage in self._storages.values())
+
+    def metrics(self) -> dict[str, float]:
+        """Returns a flat dict for any tracker, with figures of the whole and of each layer."""
+        whole = {
+            "sparsity": self.sparsity,
+            "exploration": self.exploration,
+            "updates": float(self.updates),
+            "moved": float(sum(self._moved.values())),
+        }
+        layers = {
+            f"{figure}/{name}": value
+            for name, storage in self._storages.items()
+            for figure, value in (
+                ("sparsity", 1 - int(storage.active.sum()) / storage.active.numel()),
+                ("exploration", int((storage.visits > 0).sum()) / storage.visits.numel()),
+                ("moved", float(self._moved[name])),
+            )
+        }
+        return {f"rewire/{key}": value for key, value in (whole | layers).items()}
+
+    def __repr__(self) -> str:
+        return (
+            f"Sparsifier({self.method.name}, {self.structure}, {len(self._storages)} sparse layers, "
+            f"sparsity {self.sparsity:.4f}, step {self.step}, {self.updates} updates)"
+        )
+
+    def __str__(self) -> str:
+        rows = [("layer", "shape", "sparsity", "explored", "moved last time")]
+        for name, storage in self._storages.items():
+            sparsity = 1 - int(storage.active.sum()) / storage.active.numel()
+            explored = int((storage.visits > 0).sum()) / storage.visits.numel()
+            shape = "x".join(str(side) for side in storage.parameter.shape)
+            rows.append((name, shape, f"{sparsity:.4f}", f"{explored:.4f}", str(self._moved[name])))
+        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+        table = "\n".join(
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+        )
+        stays = "; ".join(f"{name} ({why})" for name, why in self.dense.items())
+        return f"{self!r}\n{table}\nstays dense: {stays or 'nothing'}"
+
+    # ---- what the user does
+
+    @torch.no_grad()
+    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
+        """Clips the gradients of all the optimizer's parameters by their joint norm over *active* weights.
+
+        Unlike `torch.nn.utils.clip_grad_norm_` it means the same on the steps of updates, where gradients are dense:
+        inactive places neither count nor are scaled, so growth sees them as they are. Returns the norm.
+        """
+        storages = {id(storage.parameter): storage for storage in self._storages.values()}
+        parameters = [p for group in self._optimizer.param_groups for p in group["params"]]
+        seen: list[tuple[Tensor, Tensor | None]] = []
+        for parameter in parameters:
+            if parameter.grad is not None:
+                storage = storages.get(id(parameter))
+                seen.append((parameter.grad, storage.active if storage else None))
+        counted = [grad if active is None else torch.where(active, grad, 0) for grad, active in seen]
+        norm = nn.utils.get_total_norm(counted, norm_type)
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
+        for grad, active in seen:
+            scaled = grad * factor.to(grad.device)
+            grad.copy_(scaled if active is None else torch.where(active, scaled, grad))
+        return norm
+
+    def watch(self) -> None:
+        """Keeps the gradients of the coming backward passes dense, for an `update()` by hand after the step."""
+        self._watching = True
+
+    def update(self) -> Update:
+        """Moves the topology now, in loops whose schedule is their own; call `watch()` before the backward pass.
+
+        Call it after `optimizer.step()` and before the gradients are cleared.
+        """
+        if not self.method.dynamic:
+            raise ValueError(
+                f"{self.method.name} never moves its topology, so there is nothing to update. Use a dynamic method, "
+                "such as dst_ee(steps=...)."
+            )
+        if self.method.gradient != "never" and not self._watching:
+            raise RuntimeError(
+                f"{self.method.name} grows by the dense gradient, which has been masked after backward. Call "
+                "sparsifier.watch() before the backward pass of this step."
+            )
+        self._settle()
+        return self._update()
+
+    def remove(self) -> None:
+        """Takes every hook away; a plain model with zeros stays."""
+        for hook in self._hooks:
+            hook.remove()
+        self._hooks = []
+        for storage in self._storages.values():
+            _taken.pop(storage.parameter, None)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns plain containers and CPU tensors, for torch.save and `torch.load(weights_only=True)`."""
+        return {
+            "format": FORMAT,
+            "method": repr(self.method),
+            "structure": repr(self.structure),
+            "seed": self.seed,
+            "step": self.step,
+            "updates": self.updates,
+            "moved": dict(self._moved),
+            "layers": {name: storage.state_dict() for name, storage in self._storages.items()},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continues from a saved state. Load the model and the optimizer as well; the order does not matter.
+
+        Raises ValueError, and changes nothing, where the state is of another format, method, structure or model.
+        """
+        self._check_state(state)
+        self.seed, self._calls, self.updates = state["seed"], state["step"], state["updates"]
+        self._overflows, self._moved = None, dict(state["moved"])
+        for name, storage in self._storages.items():
+            storage.load_state_dict(state["layers"][name])
+        self._zero_inactive()
+        self._watch_next()
+
+    # ---- around optimizer.step()
+
+    def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._calls += 1
+        skipped = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused optimizer steps
+        if skipped is not None:
+            self._overflows = skipped.clone() if self._overflows is None else self._overflows + skipped
+        if self.method.gradient == "always":
+            for storage in self._storages.values():
+                storage.observe_(skipped)
+        self._zero_inactive()
+        if self.method.due(self._calls):
+            self._settle()
+            if self.method.due(self._calls):
+                self._update()
+        self._watch_next()
+
+    def _settle(self) -> None:
+        """Takes back the steps that AMP skipped; waits for the device, so only where an update may be due."""
+        if self._overflows is not None:
+            self._calls -= int(self._overflows.item())
+            self._overflows = None
+
+    def _watch_next(self) -> None:
+        """Decides whether the gradients of the coming step stay dense."""
+        if self.method.gradient == "due" and self.method.due(self._calls + 1):
+            self._settle()
+        self._watching = self.method.gradient == "always" or (
+            self.method.gradient == "due" and self.method.due(self._calls + 1)
+        )
+
+    def _zero_inactive(self) -> None:
+        for storage in self._storages.values():
+            storage.zero_inactive_(self._optimizer.state.get(storage.parameter, {}))
+
+    @torch.no_grad()
+    def _update(self) -> Update:
+        layers = {name: storage.layer(self._calls, self._key(name)) for name, storage in self._storages.items()}
+        if self.method.gradient != "never":
+            layers = {name: layer for name, layer in layers.items() if layer.grad is not None}
+            check_finite(layers, self._calls)
+        if self._budget.moves:
+            planned = self._budget.counts(self._storages, self._calls)
+        else:
+            planned = {name: int(layer.active.sum()) for name, layer in layers.items()}
+        fraction = self.method.fraction(self._calls)
+        quotas = self.method.share(layers, planned, fraction, self.method)
+        topologies = {name: next_topology(self.method, layers[name], quotas[name]) for name in layers}
+        moved = dict.fromkeys(self._storages, 0)
+        for name, active in topologies.items():
+            moved[name] = int((active & ~layers[name].active).sum()) * self._storages[name].size
+        for name, storage in self._storages.items():
+            storage.rewire_(topologies.get(name, storage.active_units()))
+        self._zero_inactive()
+        self.updates += 1
+        self._moved = moved
+        active_now = {name: int(storage.active.sum()) for name, storage in self._storages.items()}
+        churn = sum(moved.values()) / sum(active_now.values())
+        update = Update(self._calls, moved, active_now, self.exploration, churn)
+        if self._on_update is not None:
+            self._on_update(update)
+        return update
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        """Raises ValueError that says precisely what differs, where a state is not one of this sparsifier."""
+        if state.get("format") != FORMAT:
+            raise ValueError(
+                f"This is not a sparsifier state of format {FORMAT} (it says {state.get('format')!r}), so it cannot "
+                "be read. Pass what sparsifier.state_dict() returned."
+            )
+        differences = [
+            f"{what}: saved {state[what]}, here {here!r}"
+            for what, here in (("method", self.method), ("structure", self.structure))
+            if state[what] != repr(here)
+        ]
+        saved = {name: tuple(layer["shape"]) for name, layer in state["layers"].items()}
+        here = {name: tuple(storage.parameter.shape) for name, storage in self._storages.items()}
+        differences += [
+            f"{name}: saved {saved.get(name, 'nothing')}, here {here.get(name, 'nothing')}"
+            for name in sorted(saved.keys() | here.keys())
+            if saved.get(name) != here.get(name)
+        ]
+        if differences:
+            raise ValueError(
+                "The saved state does not belong to this sparsifier; nothing was changed. "
+                + "; ".join(differences)
+                + ". Call sparsify() with the model, method and structure of the saved run."
+            )
+
+    def _key(self, name: str) -> int:
+        """A seed from (seed, layer, step): the same on every rank and after a restart."""
+        digest = hashlib.sha256(f"{self.seed}/{name}/{self._calls}".encode()).digest()
+        return int.from_bytes(digest[:8], "big") >> 1

@@ -1,0 +1,302 @@
+"""The one training loop: from a recipe to a record, a model file and checkpoints."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from rewire import assembly, checkpoint
+from rewire.files import save
+from rewire.outcome import outcome
+from rewire.processes import Processes
+from rewire.recipe import Recipe, Runtime
+from rewire.record import Record, commit, hardware, versions
+from rewire.sparsifier import Update
+from rewire.tasks.batches import Batches
+from rewire.tasks.data import Examples
+
+EVALUATION_BATCH = 1000  # images; no gradients are kept, so it can be larger than in training
+
+
+class Stopped(Exception):
+    """A run was stopped before its end. Its checkpoint is whole."""
+
+    def __init__(self, reason: str, path: Path, step: int, steps: int) -> None:
+        super().__init__(reason, path, step, steps)
+        self.reason, self.path, self.step, self.steps = reason, path, step, steps
+
+    def __str__(self) -> str:
+        return f"Stopped by {self.reason} after {self.step} of {self.steps} steps. {self.path} holds the run."
+
+
+class Progress:
+    """Hears how a run goes, and says nothing. The command line prints instead."""
+
+    def begin(self, run: Run) -> None:
+        """Called once, when everything is built and a checkpoint, if any, is loaded."""
+
+    def step(self, run: Run) -> None:
+        """Called after every optimizer step; what waits for the device belongs elsewhere."""
+
+    def epoch(self, run: Run) -> None:
+        """Called at the end of every epoch."""
+
+    def end(self) -> None:
+        """Called when training is over, for whatever reason."""
+
+
+def train(
+    recipe: Recipe,
+    runtime: Runtime = Runtime(),
+    *,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    should_stop: Callable[[], str | None] = lambda: None,
+) -> Record:
+    """Trains as the recipe says and returns the record; `folder` receives the checkpoint and the model file.
+
+    `should_stop` is asked before every step: a reason ends the run by `Stopped`, after a checkpoint. Under torchrun
+    every process takes its part of each batch, the first one writes, and all return the record.
+    The test set is read once, after the last step.
+    """
+    folder = folder or runtime.out / run_name(recipe)
+    progress = progress or Progress()
+    if runtime.threads:
+        torch.set_num_threads(runtime.threads)
+    with Processes.join(runtime.device) as processes:
+        if processes.first:
+            folder.mkdir(parents=True, exist_ok=True)
+        run = Run(recipe, runtime, folder, processes)
+        if runtime.resume and run.checkpoint.exists():
+            run.load_state_dict(checkpoint.load(run.checkpoint, recipe.identity()))
+        progress.begin(run)
+        try:
+            run.train(progress, should_stop)
+        finally:
+            progress.end()
+        return run.finish()
+
+
+def run_name(recipe: Recipe) -> str:
+    """Returns the folder name of a run, for people; the identity of a run is in its record.
+
+    >>> run_name(Recipe())
+    'digits-mlp-dst_ee-0.95-seed0'
+    """
+    sparsity = "" if recipe.method == "dense" else f"-{recipe.sparsity}".replace("*", "all")
+    return f"{recipe.task}-{recipe.model}-{recipe.method}{sparsity}-seed{recipe.seed}"
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int, warmup: int) -> float:
+    """Returns the learning rate of the step that follows `step` others.
+
+    constant: lr. steps: lr, lr / 10 from one half of the steps, lr / 100 from three quarters. cosine: lr / 2 (1 +
+    cos(pi step / steps)). During the first `warmup` steps all are multiplied by (step + 1) / warmup.
+
+    >>> [round(learning_rate(Recipe(lr=1.0, schedule="steps"), step, 100, 0), 4) for step in (0, 49, 50, 75)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if recipe.schedule == "cosine":
+        factor *= (1 + math.cos(math.pi * step / steps)) / 2
+    elif recipe.schedule == "steps":
+        factor *= 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+    return recipe.lr * factor
+
+
+class Run:
+    """One run in progress: what a checkpoint holds, and what it is trained with."""
+
+    def __init__(self, recipe: Recipe, runtime: Runtime, folder: Path, processes: Processes) -> None:
+        self.recipe, self.runtime, self.folder, self.processes = recipe, runtime, folder, processes
+        self.device = processes.device
+        self.dataset = assembly.build_dataset(recipe, runtime.data)
+        self.split = assembly.build_split(recipe, self.dataset)
+        self.batches = self._batches(self.split.train, recipe.batch_size, training=True)
+        self.steps = recipe.epochs * len(self.batches)
+        self.method = recipe.build_method(self.steps)
+        self.model = assembly.build_model(recipe, self.dataset).to(self.device)
+        self.optimizer = assembly.build_optimizer(recipe, self.model)
+        self.sparsifier = assembly.build_sparsifier(
+            recipe, self.model, self.optimizer, self.method, self._on_update
+        )
+        self.sparsity = self.sparsifier.sparsity if self.sparsifier else 0.0
+        self._forward = self._wrapped()
+        self._validation = self._batches(self.split.validation, EVALUATION_BATCH, training=False)
+        self.step = 0
+        self.loss_sum = torch.zeros((), device=self.device)  # over the steps of this epoch; read at its end
+        self.curves: dict[str, list[float]] = {name: [] for name in CURVES}
+        self.seconds = 0.0
+        self._saved_at = time.monotonic()
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.folder / "checkpoint.pt"
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs done."""
+        return self.step // len(self.batches)
+
+    @property
+    def loss(self) -> float | None:
+        """The mean training loss of this epoch so far, else of the last one. Waits for the device."""
+        if steps := self.step % len(self.batches):
+            return self.loss_sum.item() / steps
+        return self.curves["train_loss"][-1] if self.curves["train_loss"] else None
+
+    def train(self, progress: Progress, should_stop: Callable[[], str | None]) -> None:
+        """Trains to the end, or raises `Stopped` with a checkpoint written."""
+        warmup = round(self.recipe.warmup_epochs * len(self.batches))
+        deadline = time.monotonic() + self.runtime.seconds
+        began = time.monotonic() - self.seconds
+        while self.step < self.steps:
+            epoch, start = divmod(self.step, len(self.batches))
+            self.model.train()
+            for images, labels in self.batches.epoch(epoch, start):
+                reason = should_stop() or ("the time limit" if time.monotonic() > deadline else None)
+                if reason := self.processes.agree(reason, self.step):
+                    self.seconds = time.monotonic() - began
+                    self.save_checkpoint()
+                    raise Stopped(reason, self.checkpoint, self.step, self.steps)
+                self._learn(images, labels, learning_rate(self.recipe, self.step, self.steps, warmup))
+                progress.step(self)
+            self._end_epoch()
+            self.seconds = time.monotonic() - began
+            if time.monotonic() - self._saved_at >= self.runtime.checkpoint_seconds:
+                self.save_checkpoint()
+            progress.epoch(self)
+
+    def finish(self) -> Record:
+        """Writes the model file, reads the test set, and returns the record."""
+        path = self.folder / "model.safetensors"
+        masks = self.sparsifier.masks if self.sparsifier else {}
+        if self.processes.first:
+            dtype = torch.bfloat16 if self.runtime.dtype == "bf16" else torch.float32
+            save(self.model, path, masks, dtype=dtype, metadata={"recipe": run_name(self.recipe)})
+        self.processes.wait()
+        test = self._batches(self.split.test, EVALUATION_BATCH, training=False)
+        layers = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in masks.items()}
+        return Record(
+            recipe=self.recipe.identity(),
+            commit=commit(),
+            versions=versions(),
+            hardware=hardware(self.device),
+            curves={**self.curves, "layer_sparsity": layers},
+            result={
+                "test_accuracy": self.accuracy(test),
+                "validation_accuracy": self.accuracy(self._validation),
+                "bytes_on_disk": path.stat().st_size,
+                "seconds": self.seconds,
+                "steps": self.steps,
+                "updates": self.sparsifier.updates if self.sparsifier else 0,
+                "exploration": self.sparsifier.exploration if self.sparsifier else 1.0,
+                **outcome(self.recipe, self.model, self.dataset, masks, self.method, self.steps),
+            },
+        )
+
+    def accuracy(self, batches: Batches) -> float:
+        """Returns the share of images that the model puts into the right class."""
+        self.model.eval()
+        right = torch.zeros((), dtype=torch.int64, device=self.device)
+        with torch.inference_mode(), self._autocast():
+            for images, labels in batches.epoch(0):
+                right += (self.model(images).argmax(1) == labels).sum()
+        return right.item() / len(batches.labels)
+
+    def save_checkpoint(self) -> None:
+        """Writes a checkpoint; the first process does, the others go on."""
+        if self.processes.first:
+            checkpoint.save(self.checkpoint, self.recipe.identity(), self.state_dict())
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "sparsifier": self.sparsifier.state_dict() if self.sparsifier else None,
+            "step": self.step,
+            "loss_sum": self.loss_sum,
+            "curves": self.curves,
+            "seconds": self.seconds,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        if self.sparsifier:
+            self.sparsifier.load_state_dict(state["sparsifier"])
+        self.step, self.curves, self.seconds = state["step"], state["curves"], state["seconds"]
+        self.loss_sum = state["loss_sum"].to(self.device)
+
+    def _learn(self, images: Tensor, labels: Tensor, rate: float) -> None:
+        """One optimizer step. Nothing here waits for the device, and nothing here knows of sparsity."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        with self._autocast():
+            scores = self._forward(images)
+            loss = F.cross_entropy(scores, labels, label_smoothing=self.recipe.label_smoothing)
+        loss.backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.loss_sum += loss.detach()
+        self.step += 1
+
+    def _end_epoch(self) -> None:
+        loss = self.loss_sum.item() / len(self.batches)
+        self.loss_sum.zero_()
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"The training loss is {loss} after {self.step} steps: the run diverged. Lower the learning rate, "
+                f"for example --lr {self.recipe.lr / 10:g}, or start gently with --warmup-epochs 1."
+            )
+        self.curves["epoch"].append(self.epoch)
+        self.curves["train_loss"].append(loss)
+        due = self.epoch % self.runtime.evaluate_every == 0 or self.step == self.steps
+        self.curves["validation_accuracy"].append(self.accuracy(self._validation) if due else math.nan)
+
+    def _on_update(self, update: Update) -> None:
+        self.curves["update_step"].append(update.step)
+        self.curves["exploration"].append(update.exploration)
+        self.curves["churn"].append(update.churn)
+        self.sparsity = 1 - sum(update.active.values()) / self._sparse_weights
+
+    def _batches(self, examples: Examples, size: int, *, training: bool) -> Batches:
+        """Batches to learn from, a part for each process; or all of them in order, for each process, to evaluate."""
+        return Batches(
+            examples.images,
+            examples.labels,
+            batch_size=size,
+            mean=self.dataset.mean,
+            std=self.dataset.std,
+            augment=self.recipe.augment if training else "none",
+            device=self.device,
+            seed=self.recipe.seed,
+            shuffle=training,
+            drop_last=training,
+            channels_last=self.recipe.channels_last,
+            rank=self.processes.rank if training else 0,
+            world_size=self.processes.count if training else 1,
+        )
+
+    def _wrapped(self) -> nn.Module:
+        """Returns the model as the training step calls it: over all processes, compiled, or as it is."""
+        forward: nn.Module = self.model
+        if self.processes.count > 1:
+            forward = DistributedDataParallel(forward)
+        return torch.compile(forward) if self.recipe.compile else forward  # type: ignore[return-value]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+
+
+CURVES = ("update_step", "exploration", "churn", "epoch", "train_loss", "validation_accuracy")
