@@ -16,7 +16,7 @@ install_import_hook("rewire", "shapes.check")  # before anything imports rewire
 
 hypothesis.settings.register_profile("rewire", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("rewire")
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # tensors this small only wait for a second thread
 
 DATA = Path(os.environ.get("REWIRE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "rewire-tests"

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from rewire.atomic import atomic_write
 from rewire.core.bits import pack_bits, unpack_bits
+from rewire.core.names import plain_name, unwrap
 
 FORMAT = 1
 _KEY = "rewire"
@@ -91,8 +92,8 @@ def load(path: str | Path, model: Model) -> Model:
     header, stored = _read(path)
     state = _dense_state(path, header, stored)
     _check_fit(path, state, model)
-    inner = _unwrap(model)
-    inner.load_state_dict({name: state[_plain(name)] for name in inner.state_dict()})
+    inner = unwrap(model)
+    inner.load_state_dict({name: state[plain_name(name)] for name in inner.state_dict()})
     return model
 
 
@@ -107,25 +108,9 @@ def _safetensors() -> ModuleType:
     return safetensors.torch
 
 
-def _unwrap(model: nn.Module) -> nn.Module:
-    """Returns the model inside torch.compile and DistributedDataParallel, whose names the masks use."""
-    while True:
-        if isinstance(model, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
-def _plain(name: str) -> str:
-    """Returns the name without what torch.compile puts before the names inside a compiled submodule."""
-    return name.replace("_orig_mod.", "")
-
-
 def _tensors(model: nn.Module) -> dict[str, Tensor]:
     """Returns the state of the unwrapped model; a tied tensor is the same object under each of its names."""
-    return {_plain(name): tensor for name, tensor in _unwrap(model).state_dict(keep_vars=True).items()}
+    return {plain_name(name): tensor for name, tensor in unwrap(model).state_dict(keep_vars=True).items()}
 
 
 def _names_of_one(tensors: Mapping[str, Tensor]) -> list[list[str]]:
@@ -247,7 +232,7 @@ def _check_fit(path: Path, state: Mapping[str, Tensor], model: nn.Module) -> Non
             differences.append(f"the model ties {_some(names)}, which differ in the file")
     if differences:
         raise ValueError(
-            f"{path} does not fit this {type(_unwrap(model)).__name__}, because {'; '.join(differences)}. "
+            f"{path} does not fit this {type(unwrap(model)).__name__}, because {'; '.join(differences)}. "
             "Build the model as it was when the file was saved; this one is unchanged."
         )
 

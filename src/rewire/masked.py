@@ -43,6 +43,11 @@ class Masked:
         started = {need.name: need.start(weight.parameter.detach()) for need in self.needs}
         self.buffers = {name: buffer for name, buffer in started.items() if buffer is not None}
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept between steps."""
+        return sum(tensor.nbytes for tensor in (self.active, self.visits, *self.buffers.values()))
+
     def fold(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups units size"]:
         """Returns a tensor of the weight's shape, folded by the structure."""
         return self.structure.fold(self.weight.out_first(tensor))

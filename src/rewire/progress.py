@@ -6,9 +6,22 @@ import math
 import time
 from typing import Any
 
+from rewire.sparsifier import Sparsifier
 from rewire.training import Progress, Run
 
 REFRESH = 0.25  # seconds between two readings of the loss, which wait for the device
+
+
+def progress_of(title: str) -> Progress:
+    """Returns the live bar on a terminal, else plain lines. Raises ImportError where rich is missing."""
+    try:
+        import rich.console
+    except ImportError as error:
+        raise ImportError(
+            "The progress display needs rich, which is not part of the bare library. "
+            'Type: pip install "rewire[cli]"'
+        ) from error
+    return Live(title) if rich.console.Console().is_terminal else Lines(title)
 
 
 class Lines(Progress):
@@ -28,6 +41,10 @@ class Lines(Progress):
         if now - self._printed >= self.every or run.step == run.steps:
             self._printed = now
             print(f"{self.title}: epoch {run.epoch}/{run.recipe.epochs}, {self._speed.text(run)}", flush=True)
+
+
+    def warn(self, line: str) -> None:
+        print(f"{self.title}: {line}", flush=True)
 
 
 class Live(Progress):
@@ -58,6 +75,9 @@ class Live(Progress):
     def end(self) -> None:
         self._bar.stop()
 
+    def warn(self, line: str) -> None:
+        self._bar.console.print(line)
+
     def _draw(self, run: Run) -> None:
         self._drawn = time.monotonic()
         self._bar.update(self._task, completed=run.step, text=self._speed.text(run), refresh=True)
@@ -68,6 +88,7 @@ class Speed:
 
     def __init__(self, run: Run) -> None:
         self._first, self._began = run.step, time.monotonic()
+        self._updates, self._counted = -1, ""
 
     def text(self, run: Run) -> str:
         """Returns the state of a run in one line."""
@@ -80,10 +101,15 @@ class Speed:
         if accuracies := [value for value in run.curves["validation_accuracy"] if not math.isnan(value)]:
             parts.append(f"validation {accuracies[-1]:.2%}")
         if run.sparsifier:
-            exploration = run.curves["exploration"]
-            parts.append(f"sparsity {run.sparsity:.2%}")
-            parts.append(f"explored {exploration[-1] if exploration else 1 - run.sparsity:.2%}")
+            parts.append(self._topology(run.sparsifier))
         return ", ".join(parts)
+
+    def _topology(self, sparsifier: Sparsifier) -> str:
+        """Returns sparsity and exploration, counted anew after an update only."""
+        if sparsifier.updates != self._updates:
+            self._updates = sparsifier.updates
+            self._counted = f"sparsity {sparsifier.sparsity:.2%}, explored {sparsifier.exploration:.2%}"
+        return self._counted
 
 
 def clock(seconds: float) -> str:

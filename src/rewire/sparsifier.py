@@ -169,6 +169,11 @@ class Sparsifier:
         explored = sum(int((storage.visits > 0).sum()) * storage.size for storage in self._storages.values())
         return explored / sum(storage.active.numel() for storage in self._storages.values())
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes kept between steps beside the model and the optimizer: masks, visits, running means."""
+        return sum(storage.nbytes for storage in self._storages.values())
+
     def metrics(self) -> dict[str, float]:
         """Returns a flat dict for any tracker, with figures of the whole and of each layer."""
         whole = {

@@ -16,6 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from rewire import assembly, checkpoint
 from rewire.files import save
+from rewire.metrics.health import health_warnings
 from rewire.outcome import outcome
 from rewire.processes import Processes
 from rewire.recipe import Recipe, Runtime
@@ -23,6 +24,8 @@ from rewire.record import Record, commit, hardware, versions
 from rewire.sparsifier import Update
 from rewire.tasks.batches import Batches
 from rewire.tasks.data import Examples
+
+Stop = Callable[[], str | None]  # asked before every step; a reason ends the run
 
 EVALUATION_BATCH = 1000  # images; no gradients are kept, so it can be larger than in training
 
@@ -53,6 +56,9 @@ class Progress:
     def end(self) -> None:
         """Called when training is over, for whatever reason."""
 
+    def warn(self, line: str) -> None:
+        """Called for every layer of the trained model that is in bad health."""
+
 
 def train(
     recipe: Recipe,
@@ -60,7 +66,7 @@ def train(
     *,
     folder: Path | None = None,
     progress: Progress | None = None,
-    should_stop: Callable[[], str | None] = lambda: None,
+    should_stop: Stop = lambda: None,
 ) -> Record:
     """Trains as the recipe says and returns the record; `folder` receives the checkpoint and the model file.
 
@@ -70,6 +76,7 @@ def train(
     """
     folder = folder or runtime.out / run_name(recipe)
     progress = progress or Progress()
+    should_stop = until(runtime.seconds, should_stop)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     with Processes.join(runtime.device) as processes:
@@ -83,7 +90,15 @@ def train(
             run.train(progress, should_stop)
         finally:
             progress.end()
+        for line in health_warnings(run.masks, run.model):
+            progress.warn(line)
         return run.finish()
+
+
+def until(seconds: float, should_stop: Stop = lambda: None) -> Stop:
+    """Returns `should_stop` with a time limit added, counted from now."""
+    deadline = time.monotonic() + seconds
+    return lambda: should_stop() or ("the time limit" if time.monotonic() > deadline else None)
 
 
 def run_name(recipe: Recipe) -> str:
@@ -129,7 +144,6 @@ class Run:
         self.sparsifier = assembly.build_sparsifier(
             recipe, self.model, self.optimizer, self.method, self._on_update
         )
-        self.sparsity = self.sparsifier.sparsity if self.sparsifier else 0.0
         self._forward = self._wrapped()
         self._validation = self._batches(self.split.validation, EVALUATION_BATCH, training=False)
         self.step = 0
@@ -143,6 +157,11 @@ class Run:
         return self.folder / "checkpoint.pt"
 
     @property
+    def masks(self) -> dict[str, Tensor]:
+        """True where a weight is active, by parameter name; none in a dense run."""
+        return self.sparsifier.masks if self.sparsifier else {}
+
+    @property
     def epoch(self) -> int:
         """Whole epochs done."""
         return self.step // len(self.batches)
@@ -154,17 +173,15 @@ class Run:
             return self.loss_sum.item() / steps
         return self.curves["train_loss"][-1] if self.curves["train_loss"] else None
 
-    def train(self, progress: Progress, should_stop: Callable[[], str | None]) -> None:
+    def train(self, progress: Progress, should_stop: Stop) -> None:
         """Trains to the end, or raises `Stopped` with a checkpoint written."""
         warmup = round(self.recipe.warmup_epochs * len(self.batches))
-        deadline = time.monotonic() + self.runtime.seconds
         began = time.monotonic() - self.seconds
         while self.step < self.steps:
             epoch, start = divmod(self.step, len(self.batches))
             self.model.train()
             for images, labels in self.batches.epoch(epoch, start):
-                reason = should_stop() or ("the time limit" if time.monotonic() > deadline else None)
-                if reason := self.processes.agree(reason, self.step):
+                if reason := self.processes.agree(should_stop(), self.step):
                     self.seconds = time.monotonic() - began
                     self.save_checkpoint()
                     raise Stopped(reason, self.checkpoint, self.step, self.steps)
@@ -179,7 +196,7 @@ class Run:
     def finish(self) -> Record:
         """Writes the model file, reads the test set, and returns the record."""
         path = self.folder / "model.safetensors"
-        masks = self.sparsifier.masks if self.sparsifier else {}
+        masks = self.masks
         if self.processes.first:
             dtype = torch.bfloat16 if self.runtime.dtype == "bf16" else torch.float32
             save(self.model, path, masks, dtype=dtype, metadata={"recipe": run_name(self.recipe)})
@@ -268,7 +285,6 @@ class Run:
         self.curves["update_step"].append(update.step)
         self.curves["exploration"].append(update.exploration)
         self.curves["churn"].append(update.churn)
-        self.sparsity = 1 - sum(update.active.values()) / self._sparse_weights
 
     def _batches(self, examples: Examples, size: int, *, training: bool) -> Batches:
         """Batches to learn from, a part for each process; or all of them in order, for each process, to evaluate."""

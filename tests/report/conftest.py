@@ -1,5 +1,6 @@
 """Made-up records: every figure in them is invented and none comes from a run."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,9 +18,15 @@ def make() -> Make:
     def make_record(method: str, sparsity: float, seed: int, result: dict[str, Any] | None = None, **settings: Any):
         dense = method == "dense"
         gain = {"dense": 0.0, "static": -0.04, "set_itop": -0.02, "rigl": -0.015, "dst_ee": -0.01}[method]
-        accuracy = 0.9 + gain * (1 + 20 * (sparsity - 0.9) if not dense else 1) + 0.003 * ((seed * 7 + len(method)) % 5)
+        accuracy = (
+            0.9
+            + gain * (1 + 20 * (sparsity - 0.9) if not dense else 1)
+            + 0.003 * math.sin(7 * seed + 3 * len(method) + 50 * sparsity)
+        )
+        accuracy += 0.002 * math.cos(3 * seed) - 0.001 * math.log10(settings.get("c", 1e-5) * 1e5 + 1)
         moves = method not in ("dense", "static")
         density = 1.0 if dense else 1 - sparsity
+        reach = 0.3 + 0.02 * len(method) + 0.03 * math.log10(settings.get("c", 1e-5) * 1e5 + 1)
         steps = [100 * update for update in range(1, 25)] if moves else []
         recipe = {
             "task": "made_up",
@@ -40,8 +47,8 @@ def make() -> Make:
             hardware={"processor": "An invented processor", "cores": 2, "threads": 2, "system": "Linux x86_64"},
             curves={
                 "update_step": steps,
-                "exploration": [density + (1 - density) * 0.4 * (1 - 0.9**n) for n in range(1, len(steps) + 1)],
-                "churn": [0.3 * 0.93**n for n in range(len(steps))],
+                "exploration": [density + (1 - density) * reach * (1 - 0.9**n) for n in range(1, len(steps) + 1)],
+                "churn": [reach * 0.93**n for n in range(len(steps))],
                 "layer_sparsity": {}
                 if dense
                 else {"first.weight": min(1, sparsity + 0.02), "second.weight": sparsity - 0.05, "head.weight": 0.5},
@@ -61,7 +68,7 @@ def make() -> Make:
                 "seconds": 12.0 + 0.2 * moves + 0.1 * seed,
                 "updates": len(steps),
                 "steps": 2500,
-                "exploration": density + (1 - density) * 0.4 * (1 - 0.9 ** len(steps)),
+                "exploration": density + (1 - density) * reach * (1 - 0.9 ** len(steps)),
             }
             | (result or {}),
         )

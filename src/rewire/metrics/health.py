@@ -1,81 +1,110 @@
 """Signs that a topology has gone wrong: units without a connection, and layers that carry (almost) no signal.
 
 Masks are by weight name, True where a weight is active. The rows of a weight are its outputs, as in Linear and Conv;
-give the model as well, so that transposed and grouped convolutions are read as they are.
+give the model as well, so that transposed and grouped convolutions are read as what they are.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
+from rewire.core.names import plain_name, unwrap
 
-def dead_outputs(masks: Mapping[str, Tensor], model: nn.Module | None = None) -> dict[str, int]:
+
+def dead_units(masks: Mapping[str, Tensor], model: nn.Module | None = None) -> dict[str, int]:
     """Returns, by weight name, how many outputs (neurons, channels) have no active incoming weight.
 
-    Such an output is its bias, whatever the input.
+    Such an output is equal to its bias, whatever the input.
 
-    >>> dead_outputs({"fc.weight": torch.tensor([[True, False], [False, False]])})
+    >>> import torch
+    >>> dead_units({"fc.weight": torch.tensor([[True, False], [False, False]])})
     {'fc.weight': 1}
     """
-    connections = _connections(masks, model)
-    return {name: int((~grid.any(2)).sum()) for name, grid in connections.items()}
+    return {name: int((~grid.any(2)).sum()) for name, grid in _connections(masks, model).items()}
 
 
 def dead_inputs(masks: Mapping[str, Tensor], model: nn.Module | None = None) -> dict[str, int]:
     """Returns, by weight name, how many inputs have no active outgoing weight: the layer does not read them.
 
+    >>> import torch
     >>> dead_inputs({"fc.weight": torch.tensor([[True, False], [False, False]])})
     {'fc.weight': 1}
     """
-    connections = _connections(masks, model)
-    return {name: int((~grid.any(1)).sum()) for name, grid in connections.items()}
+    return {name: int((~grid.any(1)).sum()) for name, grid in _connections(masks, model).items()}
 
 
 def collapsed_layers(masks: Mapping[str, Tensor], density: float = 0.001) -> dict[str, int]:
-    """Returns the layers of which no more than the share `density` is active, with their number of active weights.
+    """Returns the layers of which less than the share `density` is active, with their numbers of active weights.
 
-    A layer with no active weight passes no signal; one with a thousandth of its weights hardly any.
+    A layer without an active weight passes no signal; one with less than a thousandth of its weights hardly any.
 
-    >>> collapsed_layers({"a.weight": torch.zeros(4, 4, dtype=torch.bool), "b.weight": torch.eye(4).bool()})
+    >>> import torch
+    >>> collapsed_layers({"a.weight": torch.zeros(4, 4).bool(), "b.weight": torch.eye(4).bool()})
     {'a.weight': 0}
     """
     active = {name: int(mask.sum()) for name, mask in masks.items()}
-    return {name: count for name, count in active.items() if count <= density * masks[name].numel()}
+    return {name: count for name, count in active.items() if count == 0 or count < density * masks[name].numel()}
 
 
-def health_warnings(
-    masks: Mapping[str, Tensor], model: nn.Module | None = None, share: float = 0.1
-) -> list[str]:
-    """Returns one sentence for each layer that has collapsed, or of which more than `share` of the units is dead.
+def health_warnings(masks: Mapping[str, Tensor], model: nn.Module | None = None, share: float = 0.1) -> list[str]:
+    """Returns one line for each layer that has collapsed, or has more than `share` of its outputs or inputs dead.
 
-    A dead input is worth a word only where another layer works for it in vain; pixels at an image's border are not.
-    An empty list means that nothing was found.
+    An empty list means that nothing of the kind was found, not that the network is a good one.
 
-    >>> health_warnings({"fc.weight": torch.tensor([[True, False], [False, False]])})[0]
-    'fc.weight: 1 of 2 outputs have no active weight and are constant. Give ...'
+    >>> import torch
+    >>> print(*health_warnings({"fc.weight": torch.tensor([[True, True], [False, False]])}))
+    fc.weight: 1 of 2 outputs have no active weight, so they are constant. Lower the sparsity of this layer with
+    sparsity={"*": ..., "fc": ...}, or give every output as many inputs with structure=FanIn().
     """
     collapsed = collapsed_layers(masks)
     warnings = []
     for name, grid in _connections(masks, model).items():
         layer = name.removesuffix(".weight")
-        remedy = f'Give the layer a lower sparsity, sparsity={{"*": ..., "{layer}": ...}}, or leave it dense'
+        lower = f'Lower the sparsity of this layer with sparsity={{"*": ..., "{layer}": ...}}'
         if name in collapsed:
-            signal = "hardly any signal" if collapsed[name] else "no signal"
             warnings.append(
-                f"{name}: the layer has collapsed; {collapsed[name]} of {masks[name].numel()} weights are active and "
-                f'{signal} passes. {remedy} with exclude=["{layer}"].'
+                f"{name}: {collapsed[name]} of {masks[name].numel()} weights are active, so "
+                f"{'hardly any' if collapsed[name] else 'no'} signal passes this layer. "
+                f'{lower}, or leave it dense with exclude=["{layer}"].'
             )
             continue
-        ...
+        outputs, inputs = ~grid.any(2), ~grid.any(1)
+        if (dead := int(outputs.sum())) > share * outputs.numel():
+            warnings.append(
+                f"{name}: {dead} of {outputs.numel()} outputs have no active weight, so they are constant. "
+                f"{lower}, or give every output as many inputs with structure=FanIn()."
+            )
+        if (dead := int(inputs.sum())) > share * inputs.numel():
+            warnings.append(
+                f"{name}: {dead} of {inputs.numel()} inputs have no active weight, so what comes before works for "
+                f"them in vain. {lower}, or expect no harm where they are pixels that are always the same."
+            )
     return warnings
 
 
 def _connections(
     masks: Mapping[str, Tensor], model: nn.Module | None
 ) -> dict[str, Bool[Tensor, "groups outputs inputs"]]:
-    """Returns for every layer which output is connected to which input, by groups that share no connection."""
+    """Returns which outputs of each layer are connected to which inputs; groups share no connection."""
+    owners = _owners(model) if model is not None else {}
+    grids = {}
+    for name, mask in masks.items():
+        owner = owners.get(name)
+        groups = owner.groups if isinstance(owner, _ConvNd) else 1
+        matrix = mask.reshape(*mask.shape[:2], -1).any(-1) if mask.ndim > 1 else mask.unsqueeze(1)
+        grid = matrix.unflatten(0, (groups, -1))
+        grids[name] = grid.mT if isinstance(owner, _ConvTransposeNd) else grid
+    return grids
+
+
+def _owners(model: nn.Module) -> dict[str, nn.Module]:
+    """Returns the module that holds each parameter, by the parameter's name."""
+    return {
+        plain_name(f"{prefix}.{name}" if prefix else name): module
+        for prefix, module in unwrap(model).named_modules()
+        for name, _ in module.named_parameters(recurse=False)
+    }

@@ -94,13 +94,15 @@ class Section:
         return sorted({group.sparsity for group in self.groups if group.method != "dense"})
 
     @property
-    def unlabelled(self) -> dict[str, str]:
-        """For each method with several settings, what its bare name stands for: "c=1e-05, scale=none"."""
+    def unsaid(self) -> dict[str, dict[str, Any]]:
+        """By method, the defaults that a label leaves out although other labels of the method name them."""
         found = {}
-        for method in dict.fromkeys(group.method for group in self.groups):
-            if any(label.startswith(f"{method} ") for label in self.labels) and method in self.labels:
-                settings = _defaults(self.groups[self.labels.index(method)].recipe)
-                found[method] = settings
+        for group in self.groups:
+            labels = [other.label for other in self.groups if other.method == group.method]
+            defaults = _defaults(group.recipe).items()
+            named = {name: value for name, value in defaults if any(f" {name}=" in label for label in labels)}
+            if named:
+                found[group.method] = named
         return found
 
     def at(self, sparsity: float) -> list[Group]:

@@ -4,10 +4,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-from rewire.report.sections import Comparison, Group, Section, compare
+from rewire.report.sections import Comparison, Group, Section, compare, show
 from rewire.report.statistics import LEVEL, Difference, Summary
 
-NOTHING: Final = "–"
+NOTHING: Final = "-"
 """Stands in a cell for which the runs recorded nothing."""
 
 
@@ -26,18 +26,23 @@ def results(section: Section) -> Table:
     columns: dict[str, Callable[[Group], str]] = {
         "method": lambda group: group.label,
         "sparsity": lambda group: percent(group.sparsity),
-        "test accuracy, %": lambda group: _accuracy(group.summary("test_accuracy")),
-        "active weights": lambda group: _mean(group, "active_weights", "{:,.0f}"),
-        "size on disk": lambda group: _mean_size(group),
-        "training FLOPs, of dense": lambda group: _mean(group, "training_flops_ratio", "{:.3f}"),
-        "inference FLOPs, of dense": lambda group: _mean(group, "inference_flops_ratio", "{:.3f}"),
-        "seconds": lambda group: _mean(group, "seconds", "{:,.1f}"),
-        "updates": lambda group: _mean(group, "updates", "{:,.0f}"),
-        "explored": lambda group: _mean(group, "exploration", "{:.3f}"),
+        "test accuracy": lambda group: _accuracy(group.summary("test_accuracy")),
+        "active weights": lambda group: _mean(group, "active_weights", "{:,.0f}".format),
+        "size on disk": lambda group: _mean(group, "bytes_on_disk", size),
+        "training FLOPs": lambda group: _mean(group, "training_flops_ratio", _one_decimal),
+        "inference FLOPs": lambda group: _mean(group, "inference_flops_ratio", _one_decimal),
+        "seconds": lambda group: _mean(group, "seconds", "{:,.1f}".format),
+        "updates": lambda group: _mean(group, "updates", "{:,.0f}".format),
+        "explored": lambda group: _mean(group, "exploration", "{:.3f}".format),
     }
+    unsaid = (
+        f" {method} alone stands for {', '.join(f'{name}={show(value)}' for name, value in settings.items())}."
+        for method, settings in section.unsaid.items()
+    )
     return Table(
-        "Test accuracy: mean ± standard deviation (number of seeds). Explored: share of the sparse layers' weights "
-        "that were active at least once.",
+        "Test accuracy in percent: mean ± standard deviation over seeds (their number). FLOPs: share of the dense "
+        "network's, on paper. Explored: share of the sparse layers' weights that were active at least once."
+        + "".join(unsaid),
         tuple(columns),
         tuple(tuple(cell(group) for cell in columns.values()) for group in section.groups),
     )
@@ -93,9 +98,11 @@ def markdown(table: Table) -> str:
 def reading(comparison: Comparison) -> str:
     """Returns in words what a comparison shows: the flagship is ahead, behind, equal, or nothing is shown."""
     found = comparison.difference
-    if found.n > 1 and found.mean == 0 and found.std == 0:
-        return "equal in every run"
-    if comparison.p is None or comparison.p >= LEVEL:
+    if comparison.p is None:
+        if found.n < 2:
+            return "not shown (one seed)"
+        return "not shown (no spread)" if found.mean else "equal in every run"
+    if comparison.p >= LEVEL:
         return "not shown"
     return f"{comparison.flagship.method} {'ahead' if found.mean > 0 else 'behind'}"
 
@@ -129,14 +136,13 @@ def _accuracy(found: Summary | None) -> str:
     return f"{100 * found.mean:.2f}{spread} ({found.n})"
 
 
-def _mean(group: Group, name: str, form: str) -> str:
+def _mean(group: Group, name: str, form: Callable[[float], str]) -> str:
     found = group.summary(name)
-    return NOTHING if found is None else form.format(found.mean)
+    return NOTHING if found is None else form(found.mean)
 
 
-def _mean_size(group: Group) -> str:
-    found = group.summary("bytes_on_disk")
-    return NOTHING if found is None else size(found.mean)
+def _one_decimal(fraction: float) -> str:
+    return f"{100 * fraction:.1f} %"
 
 
 def _points(found: Difference) -> str:

@@ -139,15 +139,16 @@ def _images_and_labels(batch: Any, layout: _Layout) -> tuple[Tensor, Tensor]:
     absent = [key for key in ("data", layout.labels) if key not in batch]
     if absent:
         raise pickle.UnpicklingError(f"it has no {' and no '.join(map(repr, absent))}")
-    data = batch["data"]
-    labels = torch.tensor(batch[layout.labels], dtype=torch.int64)
+    data, labels = batch["data"], batch[layout.labels]
+    if not isinstance(labels, list) or not all(type(n) is int and 0 <= n < layout.classes for n in labels):
+        raise pickle.UnpicklingError(f"{layout.labels!r} is not a list of classes from 0 to {layout.classes - 1}")
+    if not labels:
+        raise pickle.UnpicklingError("it holds no image")
     if getattr(data, "shape", None) != (len(labels), PIXELS) or data.dtype != "uint8":
         raise pickle.UnpicklingError(
             f"'data' is not a uint8 array of {len(labels)} rows, one a label, and {PIXELS} columns"
         )
-    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < layout.classes:
-        raise pickle.UnpicklingError(f"{layout.labels!r} are not all from 0 to {layout.classes - 1}")
-    return torch.tensor(data).reshape(-1, 3, 32, 32), labels
+    return torch.tensor(data).reshape(-1, 3, 32, 32), torch.tensor(labels)
 
 
 def _by_name(layout: _Layout) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:

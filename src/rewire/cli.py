@@ -1,0 +1,322 @@
+"""The command `rewire`: train, compare, plan, list, report. Flags are typed from the dataclasses of `recipe.py`."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Union
+
+from rewire.recipe import Recipe, Runtime
+from rewire.recipes import RECIPES
+
+if TYPE_CHECKING:
+    from rewire.record import Record
+    from rewire.training import Stop
+
+FAILED, INTERRUPTED = 2, 130  # exit statuses: something is wrong; someone asked to stop
+
+# What the library raises with a message that says what to do. Anything else is a bug and shows its traceback.
+ERRORS = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one recipe and write its record, its model file and a report."""
+
+    recipe: Recipe
+    runtime: Runtime = field(default_factory=Runtime)
+    baseline: bool = False
+    """Train the dense network first, to stand beside the method in the table; the default for digits."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Run methods x sparsities x seeds and test the differences; finished runs are never repeated."""
+
+    recipe: Recipe
+    runtime: Runtime = field(default_factory=Runtime)
+    methods: tuple[str, ...] = ("dense", "static", "set_itop", "rigl_itop", "rigl", "dst_ee")
+    """Methods to compare."""
+    sparsities: tuple[float | str, ...] = (0.9, 0.95, 0.98)
+    """Sparsities to compare at; dense runs once for all of them."""
+    seeds: int = 3
+    """Number of seeds, from --seed upward, the same for every method."""
+    sweep: tuple[str, ...] = ()
+    """Fields to vary, such as c=0,1e-5,1e-3 scale=none,layer."""
+    jobs: int = 1
+    """Runs at the same time, each on one CPU thread: for small models faster than one run on all threads."""
+    records: tuple[Path, ...] = ()
+    """Records of runs that need not be repeated, files or folders, besides those in --out."""
+    equal_updates: bool = True
+    """RigL updates until the end, like the others, instead of stopping at three quarters."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Print what a recipe makes of every layer, what it saves and what not, before training."""
+
+    recipe: Recipe
+    data: Path | None = None
+    """Folder of the data, for a task whose image size is not known beforehand."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List recipes, methods, models and tasks."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Build the page and the tables from records."""
+
+    runs: tuple[Path, ...]
+    """Files of records, or folders with some."""
+    out: Path = Path("report.html")
+    """The page to write."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Runs the command line and exits: 0 done, 2 something is wrong, 130 stopped by Ctrl-C."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    command = words[0] if words else "--help"
+    if command in ("-h", "--help"):
+        print(_usage())
+        return
+    if command not in COMMANDS:
+        sys.exit(_failure(f'"{command}" is no command of rewire. Use one of {", ".join(COMMANDS)}.'))
+    kind, action = COMMANDS[command]
+    try:
+        sys.exit(action(_parsed(kind, command, words[1:]), words))
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except ERRORS as error:
+        if os.environ.get("REWIRE_TRACEBACK"):
+            raise
+        sys.exit(_failure(str(error)))
+
+
+def train(command: Train, words: Sequence[str]) -> int:
+    """Trains, the dense baseline first where it is wanted, and prints the table and the path of the report."""
+    from rewire import record, training
+    from rewire.comparison import RECORDS
+    from rewire.progress import progress_of
+    from rewire.report.page import page
+
+    records_path = command.runtime.out / RECORDS
+    recipes = [command.recipe]
+    if command.baseline and command.recipe.method != "dense":
+        recipes.insert(0, replace(command.recipe, method="dense"))
+    known = {}
+    if command.runtime.resume and records_path.exists():
+        known = {record.key(entry.recipe): entry for entry in record.read(records_path)}
+    writes = os.environ.get("RANK", "0") == "0"
+    runtime = replace(command.runtime, time_limit=None)
+    found = []
+    with _signals() as stop:
+        should_stop = training.until(command.runtime.seconds, stop)
+        for recipe in recipes:
+            entry = known.get(record.key(recipe.identity()))
+            if entry is None:
+                progress = progress_of(training.run_name(recipe)) if writes else None
+                try:
+                    entry = training.train(recipe, runtime, progress=progress, should_stop=should_stop)
+                except training.Stopped as stopped:
+                    return _stopped(stopped, words) if writes else 0
+                if writes:
+                    record.append(records_path, entry)
+            found.append(entry)
+    if writes:
+        print(f"\n{_train_table(found)}\n")
+        print(f"model   {command.runtime.out / training.run_name(command.recipe) / 'model.safetensors'}")
+        path = command.runtime.out / "report.html"
+        page(found, path)
+        print(f"report  {path.resolve()}")
+    return 0
+
+
+def compare(command: Compare, words: Sequence[str]) -> int:
+    """Runs the grid and prints its tables."""
+    from rewire import comparison, record
+
+    recipes = comparison.grid(
+        command.recipe,
+        methods=command.methods,
+        sparsities=command.sparsities,
+        seeds=command.seeds,
+        sweep=comparison.parse_sweep(command.sweep),
+        equal_updates=command.equal_updates,
+    )
+    local = command.runtime.out / comparison.RECORDS
+    known = record.read([*command.records, *([local] if local.exists() else [])])
+    with _signals() as stop:
+        found, missing = comparison.compare(
+            recipes, command.runtime, known=known, jobs=command.jobs, should_stop=stop, announce=_announce
+        )
+        reason = stop()
+    if found:
+        _show(found, command.runtime.out / "report.html")
+    if missing:
+        print(f"{missing} of {len(recipes)} runs are still missing. The same command goes on:\n  {_typed(words)}")
+    return INTERRUPTED if reason else 0
+
+
+def plan(command: Plan, words: Sequence[str]) -> int:
+    """Prints the plan."""
+    from rewire import planning
+
+    print(planning.text(planning.plan(command.recipe, command.data)))
+    return 0
+
+
+def list_(command: List, words: Sequence[str]) -> int:
+    """Prints all names that the other commands take."""
+    from rewire.methods import METHODS
+    from rewire.tasks import TASKS
+    from rewire.tasks.models import MODELS
+
+    print("recipes")
+    for name, recipe in RECIPES.items():
+        print(f"  {name:<18}{_summary(recipe)}")
+    print("methods")
+    for name, method in METHODS.items():
+        print(f"  {name:<18}{_summary(method)}")
+    print(f"models\n  {', '.join(MODELS)}\ntasks\n  {', '.join(TASKS)}")
+    return 0
+
+
+def report(command: Report, words: Sequence[str]) -> int:
+    """Builds the page from records."""
+    from rewire import record
+
+    _show(record.read(command.runs), command.out)
+    return 0
+
+
+COMMANDS: dict[str, tuple[type, Callable[[Any, Sequence[str]], int]]] = {
+    "train": (Train, train),
+    "compare": (Compare, compare),
+    "plan": (Plan, plan),
+    "list": (List, list_),
+    "report": (Report, report),
+}
+
+
+def _parsed(kind: type, command: str, words: Sequence[str]) -> Any:
+    """Returns the command's dataclass, with flags over the defaults of the recipe that the first word names."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError(
+            "The command line needs tyro, which is not part of the bare library. "
+            'Type: pip install "rewire[cli]"'
+        ) from error
+    settings = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+    if "recipe" not in kind.__dataclass_fields__:
+        return tyro.cli(kind, prog=f"rewire {command}", args=words, config=settings)
+    choices = []
+    for name, recipe in RECIPES.items():
+        given = {"baseline": name == "digits"} if kind is Train else {}
+        choice = tyro.conf.subcommand(name, default=kind(recipe(), **given), description=_summary(recipe))
+        choices.append(Annotated[kind, choice])
+    return tyro.cli(Union[tuple(choices)], prog=f"rewire {command}", args=words, config=settings)  # type: ignore[arg-type]
+
+
+@contextmanager
+def _signals() -> Iterator[Stop]:
+    """Turns the first Ctrl-C or SIGTERM into a reason to stop; the second one is not waited for."""
+    reasons: list[str] = []
+
+    def heard(number: int, frame: object) -> None:
+        if reasons:
+            raise KeyboardInterrupt
+        reasons.append("Ctrl-C" if number == signal.SIGINT else signal.Signals(number).name)
+
+    before = {number: signal.signal(number, heard) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: reasons[0] if reasons else None
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _stopped(stopped: Exception, words: Sequence[str]) -> int:
+    """Says how to resume; a time limit is what was asked for, a signal is an interruption."""
+    typed = [*words, "--resume"] if "--resume" not in words else words
+    print(f"{stopped}\nResume it with\n  {_typed(typed)}", flush=True)
+    return 0 if "time limit" in str(stopped) else INTERRUPTED
+
+
+def _typed(words: Sequence[str]) -> str:
+    return shlex.join(["rewire", *words])
+
+
+def _show(records: list[Record], path: Path) -> None:
+    """Prints the tables of the records and writes the page."""
+    from rewire.report.page import page
+    from rewire.report.sections import sections
+    from rewire.report.tables import differences, markdown, results
+
+    for section in sections(records):
+        print(f"\n{section.task}, {section.model}")
+        for table in (results(section), differences(section)):
+            if table is not None:
+                print(f"\n{table.caption}\n{markdown(table)}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page(records, path)
+    print(f"\nreport  {path.resolve()}")
+
+
+def _train_table(records: Sequence[Record]) -> str:
+    from rewire.report.tables import Table, markdown, percent, size
+
+    rows = []
+    for entry in records:
+        result = entry.result
+        rows.append(
+            (
+                entry.recipe["method"],
+                percent(result["sparsity"]),
+                f"{result['test_accuracy']:.2%}",
+                f"{result['active_weights']:,}",
+                size(result["bytes_on_disk"]),
+                f"{result['training_flops']:.2e} ({result['training_flops_ratio']:.1%})",
+                f"{result['seconds']:.1f}",
+            )
+        )
+    header = (
+        "method", "sparsity", "test accuracy", "active weights", "size on disk", "training FLOPs", "seconds",
+    )  # fmt: skip
+    return markdown(Table("", header, tuple(rows)))
+
+
+def _announce(line: str) -> None:
+    print(line, flush=True)
+
+
+def _usage() -> str:
+    lines = [f"  {name:<10}{_summary(kind)}" for name, (kind, _) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: rewire COMMAND ...", "", "Dynamic sparse training for PyTorch.", "", *lines, ""]
+        + ["rewire COMMAND --help says more; rewire train digits is a good start."]
+    )
+
+
+def _summary(thing: Any) -> str:
+    """The first line of a docstring, without the verb of a function."""
+    first = (thing.__doc__ or "").strip().split("\n")[0].removeprefix("Returns ").rstrip(":.")
+    return first[:1].upper() + first[1:]
+
+
+def _failure(message: str) -> int:
+    print(f"rewire: {message}", file=sys.stderr)
+    return FAILED
+
+
+if __name__ == "__main__":
+    main()

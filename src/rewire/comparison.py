@@ -1,0 +1,209 @@
+"""The grid of a comparison: methods x sparsities x seeds, side by side in processes, no finished run repeated."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import signal
+import time
+import typing
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+from multiprocessing.synchronize import Event
+from pathlib import Path
+from typing import Any
+
+from rewire import record
+from rewire.recipe import Recipe, Runtime
+from rewire.record import Record
+from rewire.training import Stop, Stopped, run_name, train, until
+
+RECORDS = "records.jsonl"  # in the folder of a runtime; one line a run
+
+def grid(
+    recipe: Recipe,
+    *,
+    methods: Sequence[str],
+    sparsities: Sequence[float | str],
+    seeds: int,
+    sweep: Mapping[str, Sequence[Any]] | None = None,
+    equal_updates: bool = True,
+) -> list[Recipe]:
+    """Returns the recipes of a comparison, seed by seed, so that one that stops early has whole seeds.
+
+    Recipes of equal identity are one run: dense appears once a seed, and a value that a method does not read does
+    not multiply its runs.
+
+    seeds: how many, from the recipe's own upward. sweep: values by field of the recipe. equal_updates: every dynamic
+    method updates as often as the others; RigL, which would stop at three quarters of the run, goes on like them.
+
+    >>> [point.method for point in grid(Recipe(), methods=["dense", "set"], sparsities=[0.9, 0.95], seeds=1)]
+    ['dense', 'set', 'set']
+    """
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} leaves no run. Use at least 1, and 3 or more to tell methods apart.")
+    if equal_updates and recipe.stop is None:
+        recipe = replace(recipe, stop=1.0)
+    found: dict[str, Recipe] = {}
+    for seed in range(recipe.seed, recipe.seed + seeds):
+        for method in methods:
+            for sparsity in sparsities:
+                for changes in _combinations(sweep or {}):
+                    point = replace(recipe, **{"seed": seed, "method": method, "sparsity": sparsity} | changes)
+                    found.setdefault(record.key(point.identity()), point)
+    return list(found.values())
+
+
+def parse_sweep(words: Iterable[str]) -> dict[str, list[Any]]:
+    """Returns values by field of the recipe from words such as c=0,1e-5 or scale=none,layer.
+
+    >>> parse_sweep(["c=0,1e-5", "scale=layer"])
+    {'c': [0.0, 1e-05], 'scale': ['layer']}
+    """
+    hints = typing.get_type_hints(Recipe)
+    sweep: dict[str, list[Any]] = {}
+    for word in words:
+        name, equals, values = word.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in hints:
+            raise ValueError(
+                f'sweep "{word}" names no field of the recipe. Use FIELD=VALUE,VALUE such as c=0,1e-5; the fields '
+                f"are {', '.join(hints)}."
+            )
+        sweep[name] = [_value(name, hints[name], value.strip()) for value in values.split(",")]
+    return sweep
+
+
+def compare(
+    recipes: Iterable[Recipe],
+    runtime: Runtime,
+    *,
+    known: Iterable[Record] = (),
+    jobs: int = 1,
+    should_stop: Stop = lambda: None,
+    announce: Callable[[str], None] = print,
+) -> tuple[list[Record], int]:
+    """Runs what is not known yet; returns all records of the recipes and the number of runs still missing.
+
+    Every finished run is appended at once to the records in the runtime's folder; models are not kept. With `jobs`
+    over 1 as many processes train at the same time, on one CPU thread each, which for small models is faster than
+    one run on as many threads. At the time limit, or where `should_stop` gives a reason, the runs in progress write a
+    checkpoint, from which the next call goes on.
+    """
+    wanted = {record.key(recipe.identity()): recipe for recipe in recipes}
+    done = {key: entry for entry in known if (key := record.key(entry.recipe)) in wanted}
+    waiting = {key: recipe for key, recipe in wanted.items() if key not in done}
+    if done:
+        announce(f"{len(done)} of {len(wanted)} runs have a record already and are not repeated.")
+    began, before, stop = time.monotonic(), len(done), until(runtime.seconds, should_stop)
+    runtime = replace(runtime, threads=runtime.threads or (1 if jobs > 1 else None), resume=True, time_limit=None)
+    results = _side_by_side(waiting, runtime, jobs, stop) if jobs > 1 else _one_by_one(waiting, runtime, stop)
+    for key, entry in results:
+        record.append(runtime.out / RECORDS, entry)
+        shutil.rmtree(_folder(runtime, key), ignore_errors=True)
+        done[key] = entry
+        pace = (time.monotonic() - began) / (len(done) - before)
+        announce(
+            f"[{len(done)}/{len(wanted)}] {run_name(wanted[key])}: {entry.result['test_accuracy']:.2%} in "
+            f"{entry.result['seconds']:.1f} s, {pace * (len(wanted) - len(done)) / 60:.1f} min left"
+        )
+    return [done[key] for key in wanted if key in done], len(wanted) - len(done)
+
+
+def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> Iterator[tuple[str, Record]]:
+    for key, recipe in waiting.items():
+        if stop():
+            return
+        try:
+            yield key, train(recipe, runtime, folder=_folder(runtime, key), should_stop=stop)
+        except Stopped:
+            return
+
+
+def _side_by_side(
+    waiting: Mapping[str, Recipe], runtime: Runtime, jobs: int, stop: Stop
+) -> Iterator[tuple[str, Record]]:
+    """Yields the records as they come. The first error ends the comparison, after the runs in progress."""
+    context = multiprocessing.get_context("spawn")
+    stopping = context.Event()
+    queue, error = list(waiting.items()), None
+    running: dict[Future[Record | None], str] = {}
+    with ProcessPoolExecutor(jobs, context, _begin_worker, (stopping,)) as pool:
+        try:
+            while running or (queue and not stopping.is_set()):
+                while queue and len(running) < jobs and not stopping.is_set():
+                    key, recipe = queue.pop(0)
+                    running[pool.submit(_work, recipe, runtime, _folder(runtime, key))] = key
+                finished, _ = wait(running, timeout=0.2, return_when=FIRST_COMPLETED)
+                for future in finished:
+                    key = running.pop(future)
+                    try:
+                        if (entry := future.result()) is not None:
+                            yield key, entry
+                    except Exception as problem:
+                        error = error or problem
+                        stopping.set()
+                if stop():
+                    stopping.set()
+        finally:
+            stopping.set()
+    if isinstance(error, BrokenProcessPool):
+        raise RuntimeError(
+            "A worker process died, most likely because memory ran out. Use fewer --jobs; finished runs are kept."
+        ) from error
+    if error:
+        raise error
+
+
+_stopping: Event | None = None  # of this worker process, given when it starts
+
+
+def _begin_worker(stopping: Event) -> None:
+    global _stopping
+    _stopping = stopping
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to the whole group; the parent passes it on
+
+
+def _work(recipe: Recipe, runtime: Runtime, folder: Path) -> Record | None:
+    """Trains in a worker process; None where the run was stopped and has left a checkpoint."""
+
+    def stop() -> str | None:
+        return "the comparison" if _stopping is not None and _stopping.is_set() else None
+
+    try:
+        return train(recipe, runtime, folder=folder, should_stop=stop)
+    except Stopped:
+        return None
+
+
+def _folder(runtime: Runtime, key: str) -> Path:
+    return runtime.out / "unfinished" / key
+
+
+def _combinations(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    points: list[dict[str, Any]] = [{}]
+    for name, values in sweep.items():
+        points = [point | {name: value} for point in points for value in values]
+    return points
+
+
+def _value(name: str, hint: Any, text: str) -> Any:
+    """Returns text as the first type of the field that can hold it."""
+    kinds = typing.get_args(hint) or (hint,)
+    if type(None) in kinds and text.lower() == "none":
+        return None
+    if bool in kinds:
+        if text.lower() not in ("true", "false"):
+            raise ValueError(f"{name}={text} is neither true nor false. Use one of them.")
+        return text.lower() == "true"
+    for kind in (int, float):
+        if kind in kinds:
+            try:
+                return kind(text)
+            except ValueError:
+                continue
+    if int in kinds or (float in kinds and str not in kinds):
+        raise ValueError(f"{name}={text} is not a number. Use for example {name}=1.")
+    return text

@@ -1,0 +1,131 @@
+"""What a recipe makes of every layer, told before training: weights, FLOPs, bytes, and what is not saved."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rewire import assembly
+from rewire.outcome import LayerFigures, layer_figures, outcome
+from rewire.recipe import Recipe
+from rewire.report.tables import Table, markdown, percent, size
+from rewire.tasks.data import Dataset
+
+# Training images, channels, side in pixels, classes: a plan for CIFAR needs no images.
+_SHAPES = {"cifar10": (50_000, 3, 32, 10), "cifar100": (50_000, 3, 32, 100)}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The figures of a recipe before training. rest_flops: forward FLOPs of what is never sparse."""
+
+    recipe: Recipe
+    layers: tuple[LayerFigures, ...]
+    rest_flops: int
+    model_weights: int
+    steps: int
+    updates: int
+    inference_flops_ratio: float
+    training_flops_ratio: float
+
+    @property
+    def active(self) -> int:
+        return sum(layer.active for layer in self.layers)
+
+    @property
+    def total(self) -> int:
+        return sum(layer.total for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the model file in fp32, without its header of a few kB."""
+        return sum(layer_bytes(layer) for layer in self.layers) + 4 * (self.model_weights - self.total)
+
+
+def layer_bytes(layer: LayerFigures) -> int:
+    """Returns the bytes of a layer's weights on disk in fp32: values and one bit a weight; a full layer has no bits."""
+    return 4 * layer.active + (0 if layer.active == layer.total else -(-layer.total // 8))
+
+
+def plan(recipe: Recipe, data: Path | None = None) -> Plan:
+    """Returns the plan of a recipe. The first masks are drawn as training would draw them."""
+    dataset = _outline(recipe) if recipe.task in _SHAPES else assembly.build_dataset(recipe, data)
+    images = len(dataset.train_labels)
+    steps = recipe.epochs * ((images - round(recipe.validation * images)) // recipe.batch_size)
+    method = recipe.build_method(steps)
+    model = assembly.build_model(recipe, dataset)
+    optimizer = assembly.build_optimizer(recipe, model)
+    sparsifier = assembly.build_sparsifier(recipe, model, optimizer, method)
+    masks = sparsifier.masks if sparsifier else {}
+    layers, rest = layer_figures(model, dataset, masks)
+    figures = outcome(recipe, model, dataset, masks, method, steps)
+    return Plan(
+        recipe,
+        tuple(layers),
+        rest,
+        int(figures["model_weights"]),
+        steps,
+        method.updates(steps),
+        figures["inference_flops_ratio"],
+        figures["training_flops_ratio"],
+    )
+
+
+def text(plan: Plan) -> str:
+    """Returns the plan as a table and as plain words."""
+    recipe, dense_bytes = plan.recipe, 4 * plan.model_weights
+    cost = {layer.name: layer.flops * layer.density for layer in plan.layers}
+    everything = plan.rest_flops + sum(cost.values())
+
+    def row(name: str, shape: str, active: int, total: int, flops: float, count: int) -> tuple[str, ...]:
+        share = f"{flops / everything:.1%}" if everything else "-"
+        return name, shape, f"{active:,} of {total:,}", f"{1 - active / total:.2%}", share, size(count)
+
+    rows = [
+        row(
+            layer.name,
+            "x".join(map(str, layer.shape)),
+            layer.active,
+            layer.total,
+            cost[layer.name],
+            layer_bytes(layer),
+        )
+        for layer in plan.layers
+    ]
+    rest = plan.model_weights - plan.total
+    sparse_bytes = sum(map(layer_bytes, plan.layers))
+    rows.append(row("sparse layers", "", plan.active, plan.total, sum(cost.values()), sparse_bytes))
+    rows.append(row("whole model", "", plan.active + rest, plan.model_weights, everything, plan.bytes))
+    header = ("layer", "shape", "active of total", "sparsity", "FLOPs share", "bytes")
+    return "\n".join(
+        [
+            f"{recipe.method} on {recipe.task} with {recipe.model}: {plan.steps:,} steps, {plan.updates} topology "
+            "updates",
+            "",
+            markdown(Table("", header, tuple(rows))),
+            "",
+            "What it will save:",
+            f"  size on disk: {size(plan.bytes)} instead of {size(dense_bytes)} "
+            f"({plan.bytes / dense_bytes:.1%}), fp32, plus a header of a few kB;",
+            f"  FLOPs on paper: {plan.inference_flops_ratio:.1%} of the dense network's at inference, "
+            f"{plan.training_flops_ratio:.1%} in training.",
+            "What it will not save:",
+            "  time: inactive weights are stored zeros and dense kernels multiply them, so a training step takes a",
+            "  little longer than a dense one, and the loaded model is as fast as a dense one;",
+            "  memory: weights, gradients and optimizer state keep their dense size, plus at most 2 bytes a weight",
+            f"  for mask and visits ({size(2 * plan.total)}).",
+        ]
+        if recipe.method != "dense"
+        else [markdown(Table("", header, tuple(rows))), "", "A dense run saves nothing; it is the baseline."]
+    )
+
+
+def _outline(recipe: Recipe) -> Dataset:
+    """A data set of the right shape and no content."""
+    images, channels, side, classes = _SHAPES[recipe.task]
+    blank = torch.zeros((1, channels, side, side), dtype=torch.uint8).expand(images, -1, -1, -1)
+    labels = torch.zeros(1, dtype=torch.int64).expand(images)
+    mean, std = torch.zeros(channels), torch.ones(channels)
+    return Dataset(recipe.task, blank, labels, blank[:0], labels[:0], classes, mean, std)

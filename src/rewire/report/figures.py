@@ -1,0 +1,216 @@
+"""Figures of a section. Each function returns a `Figure`, or None where the records hold nothing to draw."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, final
+
+from rewire.report.drawing import INK, canvas, looks_of, svg
+from rewire.report.sections import FLAGSHIP, Group, Section
+from rewire.report.statistics import Summary, summary
+from rewire.report.tables import percent
+
+
+@final
+@dataclass(frozen=True)
+class Figure:
+    """A drawing, the words that stand for it where it cannot be seen, and its caption."""
+
+    svg: str
+    alt: str
+    caption: str
+
+
+def accuracy_against_sparsity(section: Section) -> Figure | None:
+    """Returns test accuracy over sparsity, a line a label, with the standard deviation over seeds as error bars."""
+    if not section.sparsities:
+        return None
+    figure, (axes,) = canvas()
+    looks = looks_of(section.labels)
+    dodge = 0.02 * (len(section.labels) > 1)
+    for place, label in enumerate(section.labels):
+        groups = [group for group in section.groups if group.label == label]
+        points = [(group.sparsity, _percent(group)) for group in groups]
+        if groups[0].method == "dense":
+            axes.axhline(points[0][1].mean, color=INK, linestyle=(0, (4, 3)), linewidth=1.2, label=label)
+            continue
+        shift = 1 + dodge * (place - len(looks) / 2)
+        _points(axes, [((1 - sparsity) * shift, found) for sparsity, found in points], looks[label], label)
+    axes.set_xscale("log")
+    axes.invert_xaxis()
+    _only_these_ticks(axes.xaxis, [1 - sparsity for sparsity in section.sparsities], section.sparsities)
+    if len(section.sparsities) == 1:
+        axes.set_xlim(2 * (1 - section.sparsities[0]), 0.5 * (1 - section.sparsities[0]))
+    axes.set_xlabel("sparsity")
+    axes.set_ylabel("test accuracy, %")
+    return Figure(
+        svg(figure, "accuracy-against-sparsity"),
+        "Test accuracy against sparsity. " + _in_words(section.groups),
+        "Test accuracy against sparsity. Bars: one standard deviation over seeds.",
+    )
+
+
+def accuracy_against_training_flops(section: Section) -> Figure | None:
+    """Returns test accuracy over training FLOPs as a share of dense training, a line a label."""
+    groups = [group for group in section.groups if group.summary("training_flops_ratio")]
+    if len({group.method for group in groups}) < 2:
+        return None
+    figure, (axes,) = canvas()
+    looks = looks_of(section.labels)
+    for label in section.labels:
+        found = [group for group in groups if group.label == label]
+        points = [(100 * _value(group, "training_flops_ratio"), _percent(group)) for group in found]
+        _points(axes, points, looks[label], label)
+    axes.set_xscale("log")
+    _only_these_ticks(axes.xaxis, ticks := _decades(axes.get_xlim()), [tick / 100 for tick in ticks])
+    axes.set_xlabel("training FLOPs, share of dense training (on paper)")
+    axes.set_ylabel("test accuracy, %")
+    return Figure(
+        svg(figure, "accuracy-against-training-flops"),
+        "Test accuracy against training FLOPs as a share of dense training. "
+        + "; ".join(
+            f"{_name(group)}: {_value(group, 'training_flops_ratio'):.1%} of the FLOPs, {_percent(group).mean:.1f} %"
+            for group in groups
+        )
+        + ".",
+        "Test accuracy against the training FLOPs that the method needs on paper. Masked training executes the dense "
+        "network's.",
+    )
+
+
+def accuracy_against_exploration(section: Section) -> Figure | None:
+    """Returns test accuracy over the exploration degree at the end of the run, a mark a group."""
+    groups = [group for group in section.groups if group.summary("exploration") and group.method != "dense"]
+    if len(groups) < 3:
+        return None
+    figure, (axes,) = canvas()
+    looks = looks_of(section.labels)
+    for label in section.labels:
+        found = [group for group in groups if group.label == label]
+        _points(axes, [(_value(group, "exploration"), _percent(group)) for group in found], looks[label], label)
+    axes.set_xlabel("exploration degree: share of weights ever active")
+    axes.set_ylabel("test accuracy, %")
+    return Figure(
+        svg(figure, "accuracy-against-exploration"),
+        "Test accuracy against the exploration degree. "
+        + "; ".join(
+            f"{_name(group)}: {_value(group, 'exploration'):.2f} explored, {_percent(group).mean:.1f} %"
+            for group in groups
+        )
+        + ".",
+        "Test accuracy against the exploration degree at the end. Lines join the sparsities of a method.",
+    )
+
+
+def topology_over_time(section: Section, sparsity: float) -> Figure | None:
+    """Returns exploration degree and churn over the steps of training at one sparsity, as means over seeds."""
+    groups = [group for group in section.at(sparsity) if _curve(group, "exploration")]
+    if not groups:
+        return None
+    figure, (explored, moved) = canvas(rows=2)
+    looks = looks_of(section.labels)
+    for group in groups:
+        for axes, name in ((explored, "exploration"), (moved, "churn")):
+            curve = _curve(group, name)
+            axes.plot(list(curve), list(curve.values()), **looks[group.label] | {"marker": ""}, label=group.label)
+    explored.set_ylabel("exploration")
+    moved.set_ylabel("churn")
+    moved.set_xlabel("optimizer step")
+    for axes in (explored, moved):
+        axes.set_ylim(bottom=0)
+    last = "; ".join(f"{group.label} ends at {list(_curve(group, 'exploration').values())[-1]:.2f}" for group in groups)
+    return Figure(
+        svg(figure, f"topology-over-time-{sparsity:g}"),
+        f"Exploration degree and churn over optimizer steps at {percent(sparsity)} sparsity. Exploration: {last}.",
+        f"At {percent(sparsity)} sparsity: above, the share of weights that were ever active; below, the share of "
+        "active weights that an update replaced. Means over seeds.",
+    )
+
+
+def sparsity_per_layer(section: Section) -> Figure | None:
+    """Returns the sparsity of each layer at the end of training, a mark for each sparsity asked for."""
+    chosen = {sparsity: _with_layers(section.at(sparsity)) for sparsity in section.sparsities}
+    found = {sparsity: group for sparsity, group in chosen.items() if group is not None}
+    if not found:
+        return None
+    layers = list(dict.fromkeys(name for group in found.values() for name in _layers(group)))
+    figure, (axes,) = canvas(height=1.1 + 0.19 * len(layers))
+    looks = looks_of([percent(sparsity) for sparsity in found])
+    for sparsity, group in found.items():
+        values = [100 * _layers(group)[name] if name in _layers(group) else float("nan") for name in layers]
+        axes.plot(values, range(len(layers)), **looks[percent(sparsity)] | {"linestyle": ""}, label=percent(sparsity))
+    axes.set_yticks(range(len(layers)), [name.removesuffix(".weight") for name in layers], fontsize=8)
+    axes.set_ylim(len(layers) - 0.5, -0.5)
+    axes.set_xlabel("sparsity of the layer, %")
+    methods = " and ".join(dict.fromkeys(group.label for group in found.values()))
+    return Figure(
+        svg(figure, "sparsity-per-layer"),
+        "Sparsity of each layer. "
+        + " ".join(
+            f"At {percent(sparsity)}: "
+            + ", ".join(f"{name.removesuffix('.weight')} {percent(value)}" for name, value in _layers(group).items())
+            + "."
+            for sparsity, group in found.items()
+        ),
+        f"Sparsity of each layer at the end of training ({methods}), for each sparsity of the whole.",
+    )
+
+
+def _points(axes: Any, points: Sequence[tuple[float, Summary]], look: dict[str, Any], label: str) -> None:
+    """Draws means, joined, with one standard deviation to both sides where there is one."""
+    if points:
+        where = [place for place, _ in points]
+        spread = [found.std or 0.0 for _, found in points]
+        bars = {"yerr": spread, "elinewidth": 1, "capsize": 2} if any(spread) else {}
+        axes.errorbar(where, [found.mean for _, found in points], **bars, **look, label=label)
+
+
+def _only_these_ticks(axis: Any, places: Sequence[float], fractions: Iterable[float]) -> None:
+    axis.set_ticks(places, [percent(fraction) for fraction in fractions])
+    axis.set_ticks([], minor=True)
+
+
+def _decades(limits: tuple[float, float]) -> list[float]:
+    """Returns round numbers, 1, 2 and 5 of each power of ten, between two limits."""
+    powers = [10.0**power for power in range(-4, 5)]
+    return [step * power for power in powers for step in (1, 2, 5) if limits[0] <= step * power <= limits[1]]
+
+
+def _curve(group: Group, name: str) -> dict[float, float]:
+    """Returns the mean over seeds of a curve by step, at the steps that every run of the group reached."""
+    runs = [
+        {
+            step: value
+            for step, value in zip(record.curves.get("update_step", []), record.curves.get(name, []), strict=False)
+            if value is not None
+        }
+        for record in group.records
+    ]
+    shared = sorted(set.intersection(*(set(run) for run in runs)))
+    return {step: summary([run[step] for run in runs]).mean for step in shared}
+
+
+def _with_layers(groups: Sequence[Group]) -> Group | None:
+    """Returns the group whose layers stand for all: the flagship's if it recorded them, else the first that did."""
+    found = sorted((group for group in groups if _layers(group)), key=lambda group: group.method != FLAGSHIP)
+    return found[0] if found else None
+
+
+def _layers(group: Group) -> dict[str, float]:
+    return dict(group.records[0].curves.get("layer_sparsity", {}))
+
+
+def _value(group: Group, name: str) -> float:
+    found = group.summary(name)
+    return float("nan") if found is None else found.mean
+
+
+def _percent(group: Group) -> Summary:
+    return summary([100 * accuracy for accuracy in group.by_seed("test_accuracy").values()])
+
+
+def _name(group: Group) -> str:
+    return group.label if group.method == "dense" else f"{group.label} at {percent(group.sparsity)}"
+
+
+def _in_words(groups: Iterable[Group]) -> str:
+    return "; ".join(f"{_name(group)}: {_percent(group).mean:.1f} %" for group in groups) + "."
