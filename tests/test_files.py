@@ -213,7 +213,9 @@ def test_many_differences_are_cut_short(tmp_path: Path) -> None:
     save(nn.Sequential(), tmp_path / "model.safetensors", {})
     with pytest.raises(ValueError, match="does not fit") as error:
         load(tmp_path / "model.safetensors", nn.Sequential(*(nn.Linear(2, 2) for _ in range(6))))
-    assert "lacks 0.weight, 0.bias, 1.weight, 1.bias, 2.weight, 2.bias, 3.weight, 3.bias and 4 more." in str(error.value)
+    assert "lacks 0.weight, 0.bias, 1.weight, 1.bias, 2.weight, 2.bias, 3.weight, 3.bias and 4 more." in str(
+        error.value
+    )
 
 
 def message(path: Path, model: nn.Module | None = None) -> str:
@@ -346,7 +348,7 @@ class Extra(nn.Linear):
             nn.Linear(2, 2),
             {"weight": torch.tensor([[True, False], [True, False]])},
             {},
-            "weight has 2 weights that are not 0 where its mask is False, so that the file would lose them. "
+            "weight cannot be saved, because 2 of its weights are not 0 where its mask is False and would be lost. "
             "Save the masks of this very moment: sparsifier.masks.",
         ),
         (
@@ -371,7 +373,7 @@ class Extra(nn.Linear):
     ],
 )
 def test_what_cannot_be_saved_is_refused(tmp_path: Path, model, masks, options, text: str) -> None:
-    with pytest.raises(ValueError, match="[a-z]") as error:
+    with pytest.raises(ValueError, match="because") as error:
         save(model, tmp_path / "model.safetensors", masks, **options)
     assert str(error.value) == text
     assert os.listdir(tmp_path) == []

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import warnings
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 
+from rewire.core.method import Keep, Method
 from rewire.core.score import Layer
+from rewire.core.structure import Structure
 from rewire.layers import SparseWeight
 from rewire.sharding import is_sharded
 
@@ -43,12 +47,64 @@ def check_optimizer(optimizer: torch.optim.Optimizer, weights: list[SparseWeight
             )
 
 
-def check_finite(layers: Mapping[str, Layer], step: int) -> None:
-    """Raises FloatingPointError, before any topology has changed, where a gradient cannot be ranked."""
+def check_structure(structure: Structure, method: Method) -> None:
+    """Raises ValueError where a method moves the budget between layers, but the structure fixes that of each."""
+    if structure.density() is not None and not isinstance(method.share, Keep):
+        raise ValueError(
+            f"{method.name} moves weights between layers ({method.share!r}), but {structure} fixes the density of "
+            "every layer. Use share=Keep(), or another structure."
+        )
+
+
+def check_finite(layers: Mapping[str, Layer], step: int, gradient: bool) -> None:
+    """Raises FloatingPointError, before any topology has changed, where weights or gradients cannot be ranked."""
     for name, layer in layers.items():
-        if not bool(layer.dense_grad().isfinite().all()):
-            raise FloatingPointError(
-                f"The gradient of {name} has NaN or inf at step {step}, so the weights to grow cannot be ranked; no "
-                "mask was changed. Lower the learning rate, clip with sparsifier.clip_grad_norm_(1.0), or use "
-                "torch.amp.GradScaler under float16."
-            )
+        ranked = {"weight": layer.weight, **({"gradient": layer.dense_grad()} if gradient else {}), **layer.extra}
+        for what, values in ranked.items():
+            if not bool(values.isfinite().all()):
+                raise FloatingPointError(
+                    f"The {what.replace('_', ' ')} of {name} has NaN or inf at step {step}, so its weights cannot be "
+                    "ranked; no mask was changed. Lower the learning rate, clip with "
+                    "sparsifier.clip_grad_norm_(1.0), or use torch.amp.GradScaler under float16."
+                )
+
+
+def check_state(
+    state: Mapping[str, Any], format_: int, made_of: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises ValueError that says precisely what differs, where a state is not one of this sparsifier.
+
+    made_of: method and structure, as they print. shapes: of the sparse weights, by name.
+    """
+    if state.get("format") != format_:
+        raise ValueError(
+            f"This is not a sparsifier state of format {format_} (it says {state.get('format')!r}), so it cannot "
+            "be read. Pass what sparsifier.state_dict() returned."
+        )
+    differences = [f"{what}: saved {state[what]}, here {here}" for what, here in made_of.items() if state[what] != here]
+    saved = {name: tuple(layer["shape"]) for name, layer in state["layers"].items()}
+    differences += [
+        f"{name}: saved {saved.get(name, 'nothing')}, here {shapes.get(name, 'nothing')}"
+        for name in sorted(saved.keys() | shapes.keys())
+        if saved.get(name) != shapes.get(name)
+    ]
+    if differences:
+        raise ValueError(
+            "The saved state does not belong to this sparsifier; nothing was changed. "
+            + "; ".join(differences)
+            + ". Call sparsify() with the model, method and structure of the saved run."
+        )
+
+
+def warn_of_foreign_state(optimizer: torch.optim.Optimizer, weights: Iterable[SparseWeight]) -> None:
+    """Warns where the optimizer keeps state that cannot be reset weight by weight, as Adafactor or 8-bit Adam do."""
+    for weight in weights:
+        for key, value in optimizer.state.get(weight.parameter, {}).items():
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != weight.parameter.shape:
+                warnings.warn(
+                    f"{type(optimizer).__name__} keeps {key} of {weight.name} as {tuple(value.shape)}, not weight by "
+                    "weight, so newly grown weights start with the state of their neighbours. SGD, Adam and AdamW "
+                    "start them afresh.",
+                    stacklevel=2,
+                )
+                return

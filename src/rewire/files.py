@@ -152,8 +152,8 @@ def _check_masks(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> No
         astray = int((state[name][~mask.to(state[name].device)] != 0).sum())
         if astray:
             raise ValueError(
-                f"{name} has {astray} weights that are not 0 where its mask is False, so that the file would lose "
-                "them. Save the masks of this very moment: sparsifier.masks."
+                f"{name} cannot be saved, because {astray} of its weights are not 0 where its mask is False and "
+                "would be lost. Save the masks of this very moment: sparsifier.masks."
             )
 
 

@@ -93,6 +93,7 @@ class Masked:
     @torch.no_grad()
     def zero_inactive_(self, state: Mapping[str, Any]) -> None:
         """Zeroes the weight and every optimizer state of the weight's shape at inactive places."""
+        self.follow_()
         _keep_(self.parameter.detach(), self.active)
         for value in state.values():
             if isinstance(value, Tensor) and value.shape == self.parameter.shape:
@@ -112,28 +113,30 @@ class Masked:
                     need.observe_(buffer, gradient)
                     buffer.copy_(torch.where(skipped.bool(), before, buffer))
 
-    def to_(self, device: torch.device) -> None:
+    def follow_(self) -> None:
         """Follows a weight that the user moved to another device after sparsify()."""
-        self.active, self.visits = self.active.to(device), self.visits.to(device)
-        self.buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
+        device = self.parameter.device
+        if self.active.device != device:
+            self.active, self.visits = self.active.to(device), self.visits.to(device)
+            self.buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain containers and CPU tensors: shape, packed mask, visits (packed where they are one bit)."""
         counted = self.visits.dtype == torch.uint8
         return {
             "shape": list(self.parameter.shape),
-            "active": pack_bits(self.active.cpu().flatten()),
-            "visits": self.visits.cpu().clone() if counted else pack_bits(self.visits.cpu().flatten()),
+            "active": pack_bits(self.active.cpu()),
+            "visits": self.visits.cpu().clone() if counted else pack_bits(self.visits.cpu()),
             "counted": counted,
             "buffers": {name: buffer.cpu().clone() for name, buffer in self.buffers.items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes a state over; the Sparsifier has checked that it fits."""
-        self.active.copy_(unpack_bits(state["active"], self.active.numel()).reshape(self.active.shape))
+        self.active.copy_(unpack_bits(state["active"], self.active.shape))
         visits = state["visits"]
         if not state["counted"]:
-            visits = unpack_bits(visits, self.visits.numel()).reshape(self.visits.shape)
+            visits = unpack_bits(visits, self.visits.shape)
         self.visits.copy_(visits)
         for name, buffer in self.buffers.items():
             buffer.copy_(state["buffers"][name])
@@ -143,8 +146,7 @@ def gradient_hook(storage: Masked, stays_dense: Callable[[], bool]) -> Callable[
     """Returns the hook that masks a weight's gradient once it has been accumulated, unless an update needs it."""
 
     def mask(_: Tensor) -> None:
-        if storage.active.device != storage.parameter.device:
-            storage.to_(storage.parameter.device)
+        storage.follow_()
         if not stays_dense():
             storage.mask_gradient_()
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-from rewire.checks import check_finite, check_optimizer
+from rewire.checks import check_finite, check_optimizer, check_state, check_structure, warn_of_foreign_state
 from rewire.core.budget import Distribution
 from rewire.core.method import Method
 from rewire.core.score import Random, Score
@@ -107,10 +107,13 @@ class Sparsifier:
         self._optimizer, self._on_update = optimizer, on_update
         for weight in weights:
             structure.check(weight.name, weight.out_first(weight.parameter).shape)
+        check_structure(structure, method)
         self._storages = {w.name: Masked(w, structure, method.needs) for w in weights}
         self._calls = 0
         self._overflows: Tensor | None = None
-        self._watching = False
+        self._watching = False  # the gradients of the coming backward passes stay dense
+        self._watched = False  # those of the last step were
+        self._state_seen = False
         self.updates = 0
         self._moved: Mapping[str, int] = dict.fromkeys(self._storages, 0)
         if isinstance(start, Mapping):
@@ -251,10 +254,10 @@ class Sparsifier:
                 f"{self.method.name} never moves its topology, so there is nothing to update. Use a dynamic method, "
                 "such as dst_ee(steps=...)."
             )
-        if self.method.gradient != "never" and not self._watching:
+        if self.method.gradient != "never" and not self._watched:
             raise RuntimeError(
-                f"{self.method.name} grows by the dense gradient, which has been masked after backward. Call "
-                "sparsifier.watch() before the backward pass of this step."
+                f"{self.method.name} reads the dense gradient, but that of the last step was masked (or there was no "
+                "step yet). Call sparsifier.watch() before the backward pass, then optimizer.step(), then update()."
             )
         self._settle()
         return self._update()
@@ -281,11 +284,16 @@ class Sparsifier:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continues from a saved state. Load the model and the optimizer as well; the order does not matter.
+        """Continues from a saved state. Load the model and the optimizer as well, in any order, but after sparsify().
 
         Raises ValueError, and changes nothing, where the state is of another format, method, structure or model.
         """
-        self._check_state(state)
+        check_state(
+            state,
+            FORMAT,
+            {"method": repr(self.method), "structure": repr(self.structure)},
+            {name: tuple(storage.parameter.shape) for name, storage in self._storages.items()},
+        )
         self.seed, self._calls, self.updates = state["seed"], state["step"], state["updates"]
         self._overflows, self._moved = None, dict(state["moved"])
         for name, storage in self._storages.items():
@@ -297,18 +305,25 @@ class Sparsifier:
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._calls += 1
-        skipped = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused optimizer steps
+        found = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused optimizer steps
+        skipped = None if found is None else found > 0  # it sums over devices
         if skipped is not None:
-            self._overflows = skipped.clone() if self._overflows is None else self._overflows + skipped
+            self._overflows = skipped.int() if self._overflows is None else self._overflows + skipped
         if self.method.gradient == "always":
             for storage in self._storages.values():
                 storage.observe_(skipped)
+        if not self._state_seen:  # optimizers make their state in their first step
+            warn_of_foreign_state(optimizer, [storage.weight for storage in self._storages.values()])
+            self._state_seen = True
         self._zero_inactive()
-        if self.method.due(self._calls):
+        due = self.method.dynamic and self.method.due(self._calls)
+        if due:
             self._settle()
-            if self.method.due(self._calls):
-                self._update()
-        self._watch_next()
+            due = self.method.due(self._calls) and (skipped is None or not bool(skipped))
+        self._watched = self._watching
+        self._watch_next()  # before the update, which may raise
+        if due:
+            self._update()
 
     def _settle(self) -> None:
         """Takes back the steps that AMP skipped; waits for the device, so only where an update may be due."""
@@ -331,15 +346,15 @@ class Sparsifier:
     @torch.no_grad()
     def _update(self) -> Update:
         layers = {name: storage.layer(self._calls, self._key(name)) for name, storage in self._storages.items()}
-        if self.method.gradient != "never":
+        if self.method.gradient != "never":  # no gradient is no signal: such a layer stays as it is
             layers = {name: layer for name, layer in layers.items() if layer.grad is not None}
-            check_finite(layers, self._calls)
+        check_finite(layers, self._calls, self.method.gradient != "never")
+        planned = {name: int(layer.active.sum()) for name, layer in layers.items()}
         if self._budget.moves:
-            planned = self._budget.counts(self._storages, self._calls)
-        else:
-            planned = {name: int(layer.active.sum()) for name, layer in layers.items()}
+            counts = self._budget.counts(self._storages, self._calls)
+            planned = {name: counts[name] for name in layers}
         fraction = self.method.fraction(self._calls)
-        quotas = self.method.share(layers, planned, fraction, self.method)
+        quotas = self.method.share(layers, planned, fraction, self.method) if layers else {}
         topologies = {name: next_topology(self.method, layers[name], quotas[name]) for name in layers}
         moved = dict.fromkeys(self._storages, 0)
         for name, active in topologies.items():
@@ -355,32 +370,6 @@ class Sparsifier:
         if self._on_update is not None:
             self._on_update(update)
         return update
-
-    def _check_state(self, state: Mapping[str, Any]) -> None:
-        """Raises ValueError that says precisely what differs, where a state is not one of this sparsifier."""
-        if state.get("format") != FORMAT:
-            raise ValueError(
-                f"This is not a sparsifier state of format {FORMAT} (it says {state.get('format')!r}), so it cannot "
-                "be read. Pass what sparsifier.state_dict() returned."
-            )
-        differences = [
-            f"{what}: saved {state[what]}, here {here!r}"
-            for what, here in (("method", self.method), ("structure", self.structure))
-            if state[what] != repr(here)
-        ]
-        saved = {name: tuple(layer["shape"]) for name, layer in state["layers"].items()}
-        here = {name: tuple(storage.parameter.shape) for name, storage in self._storages.items()}
-        differences += [
-            f"{name}: saved {saved.get(name, 'nothing')}, here {here.get(name, 'nothing')}"
-            for name in sorted(saved.keys() | here.keys())
-            if saved.get(name) != here.get(name)
-        ]
-        if differences:
-            raise ValueError(
-                "The saved state does not belong to this sparsifier; nothing was changed. "
-                + "; ".join(differences)
-                + ". Call sparsify() with the model, method and structure of the saved run."
-            )
 
     def _key(self, name: str) -> int:
         """A seed from (seed, layer, step): the same on every rank and after a restart."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import warnings
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -10,11 +10,11 @@ import torch
 from jaxtyping import Bool
 from torch import Tensor
 
-from rewire.core.budget import Distribution, allocate, match_overrides, rank
+from rewire.core.budget import ConstantDensity, Distribution, allocate, match_overrides, rank
 from rewire.core.method import Method
 from rewire.core.score import Score, of_units
 from rewire.core.structure import Structure
-from rewire.core.update import group_budgets, initial_topology
+from rewire.core.update import initial_topology
 from rewire.masked import Masked
 
 
@@ -33,7 +33,7 @@ class Budget:
     @property
     def moves(self) -> bool:
         """Whether the method changes the density over training."""
-        return self.method.density(0, self.density) != self.density
+        return not isinstance(self.method.density, ConstantDensity)
 
     def counts(
         self, storages: Mapping[str, Masked], step: int, scores: Mapping[str, Tensor] | None = None
@@ -68,7 +68,7 @@ def resolve(
     """Returns the budget that the user's `sparsity` means; ValueError where it contradicts itself."""
     fixed = structure.density()
     if fixed is not None:
-        if sparsity is not None and sparsity != 1 - fixed:
+        if sparsity is not None and not (isinstance(sparsity, float) and math.isclose(sparsity, 1 - fixed)):
             raise ValueError(
                 f"sparsity={sparsity} contradicts {structure}, which fixes the sparsity at {1 - fixed:g}. "
                 "Leave sparsity out, or choose another structure."
@@ -94,10 +94,7 @@ def resolve(
 def topologies_by_score(
     budget: Budget, storages: Mapping[str, Masked], start: Score, keys: Mapping[str, int]
 ) -> dict[str, Bool[Tensor, "groups units"]]:
-    """Returns the first topology of every layer: the units that `start` scores highest.
-
-    Warns where a layer would have been left without a weight and got one unit per group instead.
-    """
+    """Returns the first topology of every layer: the units that `start` scores highest."""
     if start.needs:
         raise ValueError(
             f"start={start!r} needs {', '.join(sorted(need.name for need in start.needs))}, which does not exist "
@@ -105,15 +102,6 @@ def topologies_by_score(
         )
     scores = {name: of_units(start, storage.layer(1, keys[name])) for name, storage in storages.items()}
     counts = budget.counts(storages, 0, scores)
-    for name, storage in storages.items():
-        least = storage.structure.quantum(storage.shape) // storage.size
-        ideal = budget.overrides.get(name, budget.density) * storage.groups * storage.units
-        if counts[name] == least and ideal < 0.5 * least:
-            warnings.warn(
-                f"{name} would have no active weight at density {budget.density:.4g}; it keeps the floor of {least} "
-                f'unit(s). Lower the sparsity, or leave it dense with exclude=["{name}"].',
-                stacklevel=4,
-            )
     return {name: initial_topology(scores[name], counts[name]) for name in storages}
 
 
@@ -137,8 +125,9 @@ def topologies_by_mask(
             )
         folded = storage.fold(mask.to(storage.parameter.device))
         active = folded[..., 0]
-        budgets = group_budgets(int(active.sum()), storage.groups).to(active.device)
-        if bool((folded != folded[..., :1]).any()) or bool((active.sum(1) != budgets).any()):
+        fixed = storage.structure.density()
+        per_group = int(active[0].sum()) if fixed is None else round(fixed * storage.units)
+        if bool((folded != folded[..., :1]).any()) or bool((active.sum(1) != per_group).any()):
             raise ValueError(
                 f"The mask of {name} does not hold {storage.structure}: its units or groups are not whole. "
                 "Use structure=Unstructured(), or masks made with the same structure."

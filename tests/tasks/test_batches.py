@@ -116,7 +116,7 @@ def crops(image: torch.Tensor) -> list[torch.Tensor]:
 def test_augmentation_draws_every_crop_and_nothing_else():
     images, labels = made(2000, channels=2)
     table = {tuple(crop.flatten().tolist()) for crop in crops(images[0])}
-    assert len(table) == 2 * 9 * 9 - 0
+    assert len(table) == 2 * 9 * 9
     ((x, _),) = batches_of(images, labels, batch_size=2000, augment="crop_flip").epoch(0)
     drawn = {tuple(image.flatten().tolist()) for image in x}
     assert drawn == table

@@ -7,6 +7,7 @@ moves over training.
 from __future__ import annotations
 
 import math
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -99,7 +100,7 @@ def allocate(
     shapes: weight shapes by layer name. overrides: densities of layers that leave the solve, by name.
     quanta: the step, in weights, in which a layer can change (1 where absent); a total that the steps cannot meet
     exactly is missed by less than one step. Fractions are rounded by largest remainder, ties in the order of the
-    layers. Every layer keeps at least one step.
+    layers. Every layer keeps at least one step; a warning says which layers had less.
 
     Raises ValueError where the budget is below one step a layer.
     """
@@ -123,12 +124,13 @@ def rank(
     Equal scores are taken in the order of the layers and, within a layer, of the weights.
     """
     sizes = {name: values.numel() for name, values in scores.items()}
-    everything = torch.cat([values.flatten().float() for values in scores.values()])
+    everything = torch.cat([values.flatten() for values in scores.values()])
+    pieces = dict(zip(scores, everything.split(list(sizes.values())), strict=True))  # now of one type
     count = min(max(total, 1), everything.numel())
     threshold = everything.kthvalue(everything.numel() - count + 1).values
-    ideal: dict[str, float] = {name: int((values > threshold).sum()) for name, values in scores.items()}
+    ideal: dict[str, float] = {name: int((values > threshold).sum()) for name, values in pieces.items()}
     ties = count - int(sum(ideal.values()))
-    for name, values in scores.items():
+    for name, values in pieces.items():
         taken = min(ties, int((values == threshold).sum()))
         ideal[name] += taken
         ties -= taken
@@ -143,6 +145,14 @@ def _round(ideal: Mapping[str, float], sizes: Mapping[str, int], step: Mapping[s
             f"({', '.join(f'{name}: {step[name]}' for name in list(sizes)[:4])}"
             f"{', ...' if len(sizes) > 4 else ''}), so a layer would be cut off. Lower the sparsity or leave small "
             "layers dense with exclude=[...]."
+        )
+    floored = [n for n in sizes if 2 * ideal[n] < step[n]]
+    if floored:
+        warnings.warn(
+            f"The budget would leave {', '.join(floored)} without an active weight; each keeps the floor of one unit "
+            f"per group ({', '.join(str(step[n]) for n in floored)}). Lower the sparsity, or leave them dense with "
+            f'exclude=["{floored[0]}"].',
+            stacklevel=2,
         )
     counts = {n: min(max(int(ideal[n] / step[n]), 1) * step[n], sizes[n]) for n in sizes}
     by_remainder = sorted(sizes, key=lambda n: counts[n] / step[n] - ideal[n] / step[n])

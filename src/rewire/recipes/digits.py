@@ -13,5 +13,6 @@ def mlp() -> Recipe:
         lr=0.1,
         weight_decay=1e-4,
         epochs=40,
+        label_smoothing=0.1,
         batch_size=32,
     )

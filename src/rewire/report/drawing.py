@@ -90,7 +90,7 @@ def looks_of(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
     for place, label in enumerate(labels):
         method = label.split()[0]
         variants = [other for other in labels if other.split()[0] == method]
-        turn = variants.index(label) / max(6, len(variants))
+        turn = 0.45 * variants.index(label) / len(variants)
         looks[label] = {
             "color": _turned(colours[method], turn) if turn else colours[method],
             "marker": _MARKERS[place % len(_MARKERS)],
@@ -102,8 +102,8 @@ def looks_of(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
 
 
 def _turned(colour: str, turn: float) -> str:
-    """Returns the colour moved round the colour circle by a part of half a turn."""
+    """Returns the colour moved round the colour circle by a part of a turn."""
     red, green, blue = (int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5))
     hue, light, strength = colorsys.rgb_to_hls(red, green, blue)
-    turned = colorsys.hls_to_rgb((hue - 0.5 * turn) % 1, light, strength)
+    turned = colorsys.hls_to_rgb((hue - turn) % 1, max(light, 0.58), strength)  # blue must stand out on dark
     return "#" + "".join(f"{round(255 * part):02x}" for part in turned)

@@ -137,13 +137,11 @@ def _table(table: Table, name: str) -> str:
     A stronger line stands where the second column, sparsity, changes.
     """
     head = "".join(f'<th scope="col">{escape(cell)}</th>' for cell in table.header)
-    starts = [row[1] != before[1] for row, before in zip(table.rows, table.rows[:1] + table.rows[:-1], strict=True)]
-    rows = [
-        f'<tr{' class="start"' * start}><th scope="row">{escape(row[0])}</th>'
-        + "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
-        + "</tr>"
-        for row, start in zip(table.rows, starts, strict=True)
-    ]
+    rows = []
+    for row, before in zip(table.rows, (table.rows[0], *table.rows), strict=False):
+        cells = "".join(f"<td>{escape(cell)}</td>" for cell in row[1:])
+        opening = "<tr>" if row[1] == before[1] else '<tr class="start">'
+        rows.append(f'{opening}<th scope="row">{escape(row[0])}</th>{cells}</tr>')
     return "\n".join(
         [
             f'<div class="scroll" role="region" aria-label="{escape(name)}" tabindex="0">',
