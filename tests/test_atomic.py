@@ -57,7 +57,9 @@ def test_the_old_file_stands_until_the_new_one_is_whole(tmp_path: Path) -> None:
         file.flush()
         assert path.read_bytes() == b"old"
 
-    atomic_write(path, look)
+    with path.open("rb") as old:
+        atomic_write(path, look)
+        assert old.read() == b"old"  # it was moved away whole, never overwritten
     assert path.read_bytes() == b"new"
 
 

@@ -25,12 +25,26 @@ FAILED, INTERRUPTED = 2, 130  # exit statuses: something is wrong; someone asked
 ERRORS = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
 
 
+class RecipeFlags(Recipe):
+    __doc__ = Recipe.__doc__
+
+    def __post_init__(self) -> None:
+        """Checks nothing: `_parsed` does, so that the message comes as it is and not in tyro's frame."""
+
+
+class RuntimeFlags(Runtime):
+    __doc__ = Runtime.__doc__
+
+    def __post_init__(self) -> None:
+        """As above."""
+
+
 @dataclass(frozen=True)
 class Train:
     """Train one recipe and write its record, its model file and a report."""
 
-    recipe: Recipe
-    runtime: Runtime = field(default_factory=Runtime)
+    recipe: RecipeFlags
+    runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
     baseline: bool = False
     """Train the dense network first, to stand beside the method in the table; the default for digits."""
 
@@ -39,8 +53,8 @@ class Train:
 class Compare:
     """Run methods x sparsities x seeds and test the differences; finished runs are never repeated."""
 
-    recipe: Recipe
-    runtime: Runtime = field(default_factory=Runtime)
+    recipe: RecipeFlags
+    runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
     methods: tuple[str, ...] = ("dense", "static", "set_itop", "rigl_itop", "rigl", "dst_ee")
     """Methods to compare."""
     sparsities: tuple[float | str, ...] = (0.9, 0.95, 0.98)
@@ -61,7 +75,7 @@ class Compare:
 class Plan:
     """Print what a recipe makes of every layer, what it saves and what not, before training."""
 
-    recipe: Recipe
+    recipe: RecipeFlags
     data: Path | None = None
     """Folder of the data, for a task whose image size is not known beforehand."""
 
@@ -182,10 +196,10 @@ def list_(command: List, words: Sequence[str]) -> int:
 
     print("recipes")
     for name, recipe in RECIPES.items():
-        print(f"  {name:<18}{_summary(recipe)}")
+        print(f"  {name:<19}{_summary(recipe)}")
     print("methods")
     for name, method in METHODS.items():
-        print(f"  {name:<18}{_summary(method)}")
+        print(f"  {name:<19}{_summary(method)}")
     print(f"models\n  {', '.join(MODELS)}\ntasks\n  {', '.join(TASKS)}")
     return 0
 
@@ -213,18 +227,28 @@ def _parsed(kind: type, command: str, words: Sequence[str]) -> Any:
         import tyro
     except ImportError as error:
         raise ImportError(
-            "The command line needs tyro, which is not part of the bare library. "
-            'Type: pip install "rewire[cli]"'
+            'The command line needs tyro, which is not part of the bare library. Type: pip install "rewire[cli]"'
         ) from error
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
-    if "recipe" not in kind.__dataclass_fields__:
+    if kind in (List, Report):
         return tyro.cli(kind, prog=f"rewire {command}", args=words, config=settings)
     choices = []
     for name, recipe in RECIPES.items():
         given = {"baseline": name == "digits"} if kind is Train else {}
-        choice = tyro.conf.subcommand(name, default=kind(recipe(), **given), description=_summary(recipe))
+        default = kind(RecipeFlags(**vars(recipe())), **given)
+        choice = tyro.conf.subcommand(name, default=default, description=_summary(recipe))
         choices.append(Annotated[kind, choice])
-    return tyro.cli(Union[tuple(choices)], prog=f"rewire {command}", args=words, config=settings)  # type: ignore[arg-type]
+    any_choice: Any = Union[tuple(choices)]  # noqa: UP007 (the choices are not known to the type checker)
+    parsed = tyro.cli(
+        any_choice,
+        prog=f"rewire {command}",
+        args=words,
+        config=settings,
+    )
+    checked: dict[str, Any] = {"recipe": Recipe(**vars(parsed.recipe))}
+    if kind is not Plan:
+        checked["runtime"] = Runtime(**vars(parsed.runtime))
+    return replace(parsed, **checked)
 
 
 @contextmanager
@@ -302,8 +326,15 @@ def _announce(line: str) -> None:
 def _usage() -> str:
     lines = [f"  {name:<10}{_summary(kind)}" for name, (kind, _) in COMMANDS.items()]
     return "\n".join(
-        ["usage: rewire COMMAND ...", "", "Dynamic sparse training for PyTorch.", "", *lines, ""]
-        + ["rewire COMMAND --help says more; rewire train digits is a good start."]
+        [
+            "usage: rewire COMMAND ...",
+            "",
+            "Dynamic sparse training for PyTorch.",
+            "",
+            *lines,
+            "",
+            "rewire COMMAND --help says more; rewire train digits is a good start.",
+        ]
     )
 
 

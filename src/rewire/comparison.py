@@ -22,6 +22,7 @@ from rewire.training import Stop, Stopped, run_name, train, until
 
 RECORDS = "records.jsonl"  # in the folder of a runtime; one line a run
 
+
 def grid(
     recipe: Recipe,
     *,
@@ -51,7 +52,8 @@ def grid(
         for method in methods:
             for sparsity in sparsities:
                 for changes in _combinations(sweep or {}):
-                    point = replace(recipe, **{"seed": seed, "method": method, "sparsity": sparsity} | changes)
+                    values: dict[str, Any] = {"seed": seed, "method": method, "sparsity": sparsity} | changes
+                    point = replace(recipe, **values)
                     found.setdefault(record.key(point.identity()), point)
     return list(found.values())
 
@@ -99,6 +101,7 @@ def compare(
         announce(f"{len(done)} of {len(wanted)} runs have a record already and are not repeated.")
     began, before, stop = time.monotonic(), len(done), until(runtime.seconds, should_stop)
     runtime = replace(runtime, threads=runtime.threads or (1 if jobs > 1 else None), resume=True, time_limit=None)
+    labels = _labels(wanted)
     results = _side_by_side(waiting, runtime, jobs, stop) if jobs > 1 else _one_by_one(waiting, runtime, stop)
     for key, entry in results:
         record.append(runtime.out / RECORDS, entry)
@@ -106,7 +109,7 @@ def compare(
         done[key] = entry
         pace = (time.monotonic() - began) / (len(done) - before)
         announce(
-            f"[{len(done)}/{len(wanted)}] {run_name(wanted[key])}: {entry.result['test_accuracy']:.2%} in "
+            f"[{len(done)}/{len(wanted)}] {labels[key]}: {entry.result['test_accuracy']:.2%} in "
             f"{entry.result['seconds']:.1f} s, {pace * (len(wanted) - len(done)) / 60:.1f} min left"
         )
     return [done[key] for key in wanted if key in done], len(wanted) - len(done)
@@ -176,6 +179,21 @@ def _work(recipe: Recipe, runtime: Runtime, folder: Path) -> Record | None:
         return train(recipe, runtime, folder=folder, should_stop=stop)
     except Stopped:
         return None
+
+
+def _labels(recipes: Mapping[str, Recipe]) -> dict[str, str]:
+    """The names of the runs, with what else differs between them."""
+    identities = {key: recipe.identity() for key, recipe in recipes.items()}
+    named = ("task", "model", "method", "sparsity", "seed")  # by the name of a run
+    varied = []
+    for name in next(iter(identities.values()), {}):
+        values = {str(fields[name]) for fields in identities.values() if fields[name] is not None}
+        if len(values) > 1 and name not in named:
+            varied.append(name)
+    return {
+        key: " ".join([run_name(recipe), *(f"{n}={v}" for n in varied if (v := identities[key][n]) is not None)])
+        for key, recipe in recipes.items()
+    }
 
 
 def _folder(runtime: Runtime, key: str) -> Path:

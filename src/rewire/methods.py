@@ -44,7 +44,7 @@ def set_itop(steps: int = 0, *, every: int = 1500, fraction: float = 0.5, end_fr
     Reference: Liu et al., Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse
     Training, ICML 2021, https://arxiv.org/abs/2102.02887
     """
-    _check("set_itop", steps, every, steps - every, fraction)
+    _check("set_itop", steps, every, steps - every, fraction, end_fraction)
     schedule = Cosine(fraction, end_fraction, steps)
     return Method("set_itop", Magnitude(), Random(), schedule, Every(every, steps - every))
 
@@ -68,7 +68,7 @@ def rigl_itop(steps: int = 0, *, every: int = 4000, fraction: float = 0.5, end_f
 
     Reference: as `set_itop`.
     """
-    _check("rigl_itop", steps, every, steps - every, fraction)
+    _check("rigl_itop", steps, every, steps - every, fraction, end_fraction)
     schedule = Cosine(fraction, end_fraction, steps)
     return Method("rigl_itop", Magnitude(), Gradient(), schedule, Every(every, steps - every))
 
@@ -102,7 +102,7 @@ def dst_ee(
     >>> print(dst_ee(steps=30_000))
     dst_ee
     """
-    _check("dst_ee", steps, every, steps - every, fraction)
+    _check("dst_ee", steps, every, steps - every, fraction, end_fraction)
     schedule = Cosine(fraction, end_fraction, steps)
     bonus = Exploration(c, eps=eps, scale=scale)
     grow: Score = Absolute(Gradient(signed=True) + bonus) if signed else Gradient() + bonus
@@ -120,7 +120,7 @@ METHODS: dict[str, Callable[..., Method]] = {
 }
 
 
-def _check(name: str, steps: int, every: int, last: int, fraction: float) -> None:
+def _check(name: str, steps: int, every: int, last: int, *fractions: float) -> None:
     """Raises ValueError unless the options make sense and at least one update is due."""
     if steps < 1:
         raise ValueError(
@@ -135,8 +135,9 @@ def _check(name: str, steps: int, every: int, last: int, fraction: float) -> Non
             f"and the last may be at step {max(last, 0)}. Use a shorter interval, such as "
             f"every={max(1, steps // 25)}, or static() for a fixed mask."
         )
-    if not 0 <= fraction <= 1:
-        raise ValueError(
-            f"fraction={fraction} is outside [0, 1]: it is the share of active weights that moves at an update. "
-            "Use fraction=0.5, say."
-        )
+    for what, fraction in zip(("fraction", "end_fraction"), fractions, strict=False):
+        if not 0 <= fraction <= 1:
+            raise ValueError(
+                f"{what}={fraction} is outside [0, 1]: it is the share of active weights that moves at an update. "
+                "Use fraction=0.5, say."
+            )

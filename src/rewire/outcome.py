@@ -40,9 +40,7 @@ def layer_figures(
     for weight in choose(model)[0]:
         total = weight.parameter.numel()
         active = int(masks[weight.name].sum()) if weight.name in masks else total
-        layers.append(
-            LayerFigures(weight.name, weight.parameter.shape, active, total, flops.get(weight.name, 0))
-        )
+        layers.append(LayerFigures(weight.name, weight.parameter.shape, active, total, flops.get(weight.name, 0)))
     return layers, sum(flops.values()) - sum(layer.flops for layer in layers)
 
 

@@ -10,7 +10,7 @@ import torch
 from rewire import assembly
 from rewire.outcome import LayerFigures, layer_figures, outcome
 from rewire.recipe import Recipe
-from rewire.report.tables import Table, markdown, percent, size
+from rewire.report.tables import Table, markdown, size
 from rewire.tasks.data import Dataset
 
 # Training images, channels, side in pixels, classes: a plan for CIFAR needs no images.

@@ -18,8 +18,7 @@ def progress_of(title: str) -> Progress:
         import rich.console
     except ImportError as error:
         raise ImportError(
-            "The progress display needs rich, which is not part of the bare library. "
-            'Type: pip install "rewire[cli]"'
+            'The progress display needs rich, which is not part of the bare library. Type: pip install "rewire[cli]"'
         ) from error
     return Live(title) if rich.console.Console().is_terminal else Lines(title)
 
@@ -41,7 +40,6 @@ class Lines(Progress):
         if now - self._printed >= self.every or run.step == run.steps:
             self._printed = now
             print(f"{self.title}: epoch {run.epoch}/{run.recipe.epochs}, {self._speed.text(run)}", flush=True)
-
 
     def warn(self, line: str) -> None:
         print(f"{self.title}: {line}", flush=True)

@@ -115,8 +115,13 @@ class Recipe:
         for name in ("lr", "width"):
             if not (value := getattr(self, name)) > 0:
                 raise ValueError(f"{name}={value} trains nothing. Use a positive number.")
-        structure_of(self.structure)
         sparsities_of(self.sparsity)
+        density = structure_of(self.structure).density()
+        if density is not None and self.sparsity != 1 - density and self.method != "dense":
+            raise ValueError(
+                f"structure={self.structure} fixes the sparsity at {1 - density:g}, and sparsity={self.sparsity} "
+                f"contradicts it. Give sparsity={1 - density:g}, or another structure."
+            )
 
     def identity(self) -> dict[str, Any]:
         """Returns the fields as plain JSON values, None where the method or the task does not read them.

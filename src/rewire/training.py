@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Callable
@@ -30,7 +29,7 @@ Stop = Callable[[], str | None]  # asked before every step; a reason ends the ru
 EVALUATION_BATCH = 1000  # images; no gradients are kept, so it can be larger than in training
 
 
-class Stopped(Exception):
+class Stopped(Exception):  # noqa: N818 (it was asked for, it is no error)
     """A run was stopped before its end. Its checkpoint is whole."""
 
     def __init__(self, reason: str, path: Path, step: int, steps: int) -> None:
@@ -62,7 +61,7 @@ class Progress:
 
 def train(
     recipe: Recipe,
-    runtime: Runtime = Runtime(),
+    runtime: Runtime | None = None,
     *,
     folder: Path | None = None,
     progress: Progress | None = None,
@@ -74,6 +73,7 @@ def train(
     every process takes its part of each batch, the first one writes, and all return the record.
     The test set is read once, after the last step.
     """
+    runtime = runtime or Runtime()
     folder = folder or runtime.out / run_name(recipe)
     progress = progress or Progress()
     should_stop = until(runtime.seconds, should_stop)
@@ -141,9 +141,7 @@ class Run:
         self.method = recipe.build_method(self.steps)
         self.model = assembly.build_model(recipe, self.dataset).to(self.device)
         self.optimizer = assembly.build_optimizer(recipe, self.model)
-        self.sparsifier = assembly.build_sparsifier(
-            recipe, self.model, self.optimizer, self.method, self._on_update
-        )
+        self.sparsifier = assembly.build_sparsifier(recipe, self.model, self.optimizer, self.method, self._on_update)
         self._forward = self._wrapped()
         self._validation = self._batches(self.split.validation, EVALUATION_BATCH, training=False)
         self.step = 0

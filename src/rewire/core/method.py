@@ -95,11 +95,12 @@ class Proportional(Share):
     def __call__(
         self, layers: Mapping[str, Layer], planned: Mapping[str, int], fraction: float, method: Method
     ) -> dict[str, Quota]:
-        kept = {name: moves(layer, planned[name], fraction, True).keep for name, layer in layers.items()}
-        free = sum(planned.values()) - sum(kept.values())
+        kept = {name: moves(layer, planned[name], fraction, method.regrow).keep for name, layer in layers.items()}
         weights = {n: float(of_units(self.score, layer)[layer.active].mean()) for n, layer in layers.items()}
-        room = {name: layer.active.numel() - kept[name] for name, layer in layers.items()}
-        given = dict.fromkeys(layers, 0)
+        taken = kept if method.regrow else {name: int(layer.active.sum()) for name, layer in layers.items()}
+        room = {name: layer.active.numel() - taken[name] for name, layer in layers.items()}
+        given = {name: int(kept[name] == 0) for name in layers}  # at least one, so that no layer dies out
+        free = sum(planned.values()) - sum(kept.values()) - sum(given.values())
         while free:  # a layer that is full hands its part on to the others
             open_ = [name for name in layers if given[name] < room[name]]
             total = sum(weights[name] for name in open_)

@@ -52,10 +52,10 @@ def _drop(method: Method, layer: Layer, keep: int, budgets: Int[Tensor, "groups"
     groups, units = active.shape
     if groups == 1:
         return top(score, active, budgets.clamp(max=keep))
-    protected = torch.zeros_like(active)
     if not method.regrow:  # a group must not lose more than it can grow elsewhere
-        protected = top(score, active, (2 * active.sum(1) - units).clamp(min=0))
-        score = score.masked_fill(protected, torch.inf)
+        least = (active.sum(1) + budgets - units).clamp(min=0)
+        score = score.masked_fill(top(score, active, least), torch.inf)
+        keep = max(keep, int(least.sum()))
     count = torch.tensor([keep], device=active.device)
     kept = top(score.reshape(1, -1), active.reshape(1, -1), count).reshape(active.shape)
     return top(score, kept, torch.minimum(kept.sum(1), budgets))

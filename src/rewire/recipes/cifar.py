@@ -11,15 +11,17 @@ from rewire.recipe import Recipe
 
 
 def cifar10_mlp() -> Recipe:
-    """Returns an MLP 3072-512-512-10: 12 epochs, 4212 steps, 41 updates."""
+    """Returns an MLP 3072-512-512-10: 8 epochs, 2808 steps, 27 updates."""
     return Recipe(
-        task="cifar10", model="mlp", hidden=(512, 512), every=100, lr=0.05, epochs=12, augment="crop_flip"
+        task="cifar10", model="mlp", hidden=(512, 512), every=100, lr=0.05, epochs=8, augment="none", bf16=True
     )
 
 
 def cifar10_cnn() -> Recipe:
-    """Returns a small convolutional network: 12 epochs, 4212 steps, 41 updates."""
-    return Recipe(task="cifar10", model="cnn", every=100, lr=0.1, epochs=12, augment="crop_flip")
+    """Returns a small convolutional network: 8 epochs, 2808 steps, 27 updates."""
+    return Recipe(
+        task="cifar10", model="cnn", every=100, lr=0.1, epochs=8, augment="crop_flip", bf16=True, channels_last=True
+    )
 
 
 def cifar10_resnet20() -> Recipe:
@@ -32,6 +34,7 @@ def cifar10_resnet20() -> Recipe:
         epochs=30,
         warmup_epochs=1.0,
         augment="crop_flip",
+        bf16=True,
         channels_last=True,
     )
 

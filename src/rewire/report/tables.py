@@ -42,8 +42,8 @@ def results(section: Section) -> Table:
     )
     return Table(
         "Test accuracy in percent: mean ± standard deviation over seeds (their number). FLOPs: share of the dense "
-        "network's, on paper; as published: by the papers' formula, where an update takes the place of a step. Explored: share of the sparse layers' weights that were active at least once."
-        + "".join(unsaid),
+        "network's, on paper; as published: by the papers' formula, where an update takes the place of a step. "
+        "Explored: share of the sparse layers' weights that were active at least once." + "".join(unsaid),
         tuple(columns),
         tuple(tuple(cell(group) for cell in columns.values()) for group in section.groups),
     )

@@ -23,7 +23,7 @@ class Published:
 
 MODELS = {
     "mlp": Published(mlp, width=512),
-    "cnn": Published(cnn, width=16, smallest=8),
+    "cnn": Published(cnn, width=24),
     "resnet20": Published(resnet20, width=16),
     "resnet32": Published(resnet32, width=16),
     "resnet50": Published(resnet50, width=64),

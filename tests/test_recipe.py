@@ -1,0 +1,136 @@
+"""A recipe checks itself, knows what it reads, and lays its method over the run."""
+
+from dataclasses import replace
+
+import pytest
+
+from rewire.core.structure import NM, Block, FanIn, Unstructured
+from rewire.methods import METHODS, dst_ee, rigl_itop
+from rewire.recipe import Recipe, Runtime, seconds_of, sparsities_of, structure_of
+from rewire.recipes import RECIPES
+from rewire.record import key
+
+TRAINING_IMAGES = {"digits": 1437, "cifar10": 50_000, "cifar100": 50_000, "folder": 1_281_167}
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_named_recipe_updates_at_least_twenty_times(name: str) -> None:
+    recipe = RECIPES[name]()
+    images = TRAINING_IMAGES[recipe.task]
+    steps = recipe.epochs * ((images - round(recipe.validation * images)) // recipe.batch_size)
+    assert recipe.build_method(steps).updates(steps) >= 20
+
+
+@pytest.mark.parametrize("name", ["digits", "cifar10-mlp", "cifar10-cnn", "cifar10-resnet20"])
+def test_the_docstring_says_the_right_number_of_updates(name: str) -> None:
+    recipe = RECIPES[name]()
+    images = TRAINING_IMAGES[recipe.task]
+    steps = recipe.epochs * ((images - round(recipe.validation * images)) // recipe.batch_size)
+    words = (RECIPES[name].__doc__ or "").replace("10 530", "10530")
+    assert f"{steps} steps, {recipe.build_method(steps).updates(steps)}" in words
+
+
+def test_the_method_takes_what_the_recipe_says() -> None:
+    recipe = Recipe(method="dst_ee", every=7, c=0.5, eps=2.0, fraction=0.4, signed=True, regrow=False, scale="layer")
+    expected = dst_ee(
+        steps=100, every=7, c=0.5, eps=2.0, fraction=0.4, signed=True, regrow=False, scale="layer"
+    )
+    assert recipe.build_method(100) == expected
+
+
+def test_none_leaves_the_choice_to_the_method() -> None:
+    assert Recipe(method="rigl_itop", every=10).build_method(100) == rigl_itop(steps=100, every=10)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_what_a_method_does_not_read_does_not_tell_runs_apart(method: str) -> None:
+    recipe = Recipe(method=method)
+    same = {name for name in ("c", "every", "end_fraction") if recipe.identity()[name] is None}
+    for name in ("c", "every"):
+        changed = replace(recipe, **{name: 17})  # type: ignore[arg-type]
+        assert (key(changed.identity()) == key(recipe.identity())) == (name in same)
+
+
+def test_only_dst_ee_reads_c_and_no_fixed_mask_reads_every() -> None:
+    assert [name for name in METHODS if Recipe(method=name).identity()["c"] is not None] == ["dst_ee"]
+    without = [name for name in METHODS if Recipe(method=name).identity()["every"] is None]
+    assert without == ["dense", "static"]
+
+
+def test_dense_runs_are_one_run_at_any_sparsity() -> None:
+    assert Recipe(method="dense", sparsity=0.9).identity() == Recipe(method="dense", sparsity=0.5).identity()
+    assert Recipe(method="dense").identity()["sparsity"] == 0
+
+
+def test_a_runtime_is_no_part_of_the_identity() -> None:
+    assert not set(vars(Runtime())) & set(Recipe().identity())
+
+
+@pytest.mark.parametrize(
+    ("text", "structure"),
+    [
+        ("unstructured", Unstructured()),
+        ("fan_in", FanIn()),
+        ("2:4", NM(2, 4)),
+        ("1:16", NM(1, 16)),
+        ("block:16x1", Block(16, 1)),
+    ],
+)
+def test_structures_by_name(text: str, structure: object) -> None:
+    assert structure_of(text) == structure
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"), [(None, float("inf")), ("90", 90), ("90s", 90), ("9m", 540), ("1.5h", 5400)]
+)
+def test_durations(text: str | None, seconds: float) -> None:
+    assert seconds_of(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"), [(0.95, 0.95), ("0.9", None), ("*=0.95, fc=0.5", {"*": 0.95, "fc": 0.5}), (0, 0)]
+)
+def test_sparsities(value: float | str, expected: object) -> None:
+    if expected is None:
+        with pytest.raises(ValueError, match='neither a number nor a list of layers. Use for example 0.95 or "'):
+            sparsities_of(value)
+    else:
+        assert sparsities_of(value) == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "rigle"}, 'method="rigle" is unknown. Use one of dense, static, set, '),
+        ({"task": "mnist"}, 'task="mnist" is unknown. Use one of digits, cifar10, cifar100, folder.'),
+        ({"scale": "weight"}, 'scale="weight" is unknown. Use one of none, layer.'),
+        ({"structure": "2x4"}, 'structure="2x4" is unknown. Use unstructured, fan_in, N:M such as 2:4'),
+        ({"structure": "2:4"}, r"fixes the sparsity at 0.5, and sparsity=0.95 contradicts it. Give sparsity=0.5"),
+        ({"sparsity": 1.0}, r"sparsity=1.0 is outside \[0, 1\): .* Use for example sparsity=0.95"),
+        ({"sparsity": "fc=1.5"}, r"sparsity=1.5 for 'fc' is outside \[0, 1\)"),
+        ({"epochs": 0}, "epochs=0 leaves nothing to do. Use a whole number of at least 1"),
+        ({"every": 0}, "every=0 leaves nothing to do"),
+        ({"validation": 0.0}, "choices would have to be made on the test set. Use a number between 0 and 1"),
+        ({"lr": -0.1}, "lr=-0.1 trains nothing. Use a positive number"),
+    ],
+)
+def test_what_cannot_work_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Recipe(**changes)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"time_limit": "soon"}, 'time_limit="soon" is not a duration. Use for example 90s, 9m or 1.5h'),
+        ({"evaluate_every": 0}, "evaluate_every=0 is not a number of epochs. Use 1"),
+    ],
+)
+def test_what_cannot_be_a_runtime_is_refused(changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Runtime(**changes)  # type: ignore[arg-type]
+
+
+def test_a_method_that_would_never_update_is_refused() -> None:
+    with pytest.raises(ValueError, match="would never update"):
+        Recipe(method="rigl", every=1000).build_method(500)
