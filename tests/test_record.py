@@ -40,6 +40,15 @@ def test_reads_back_what_was_appended_in_order(tmp_path: Path) -> None:
     assert len((tmp_path / "new" / "runs.jsonl").read_text().splitlines()) == 3
 
 
+def test_entries_keep_their_order(tmp_path: Path) -> None:
+    """Layers stand in a report in the order of the model, and settings in that of the recipe."""
+    layers = {f"layer{place}.weight": 0.5 for place in (1, 2, 10, 0)}
+    record.append(tmp_path / "runs.jsonl", dataclasses.replace(a_record(), curves={"layer_sparsity": layers}))
+    (found,) = record.read(tmp_path / "runs.jsonl")
+    assert list(found.curves["layer_sparsity"]) == list(layers)
+    assert list(found.recipe) == list(RECIPE)
+
+
 @given(recipe=st.dictionaries(st.text(), plain), curve=plain)
 def test_plain_values_survive_the_file(recipe: dict, curve: object) -> None:
     entry = dataclasses.replace(a_record(), recipe=recipe | RECIPE, curves={"curve": curve})

@@ -21,7 +21,7 @@ from rewire.processes import Processes, checked_device
 from rewire.recipe import Recipe, Runtime
 from rewire.record import Record
 from rewire.tasks.batches import Batches
-from rewire.training import Progress, Run, Stopped, learning_rate, run_name, train
+from rewire.training import Progress, Run, Stopped, learning_rate, train
 
 TINY = Recipe(hidden=(32,), epochs=3, batch_size=64, every=10, c=1e-3)  # 20 steps an epoch, 60 in all, 5 updates
 
@@ -83,7 +83,7 @@ def test_the_loop_is_a_plain_loop(method: str, tmp_path: Path) -> None:
             optimizer.zero_grad()
     if method != "dense":
         masks = sparsifier.masks
-    rewire.save(model, tmp_path / "plain.safetensors", masks, metadata={"recipe": run_name(recipe)})
+    rewire.save(model, tmp_path / "plain.safetensors", masks)
     assert (tmp_path / "plain.safetensors").read_bytes() == saved
 
 
@@ -163,7 +163,7 @@ def test_stopped_and_resumed_is_never_stopped(method: str, steps: int, tmp_path:
 
 
 def test_killed_and_resumed_is_never_stopped(tmp_path: Path) -> None:
-    recipe = replace(TINY, epochs=200)
+    recipe = replace(TINY, epochs=80)
     script = (
         "import sys; from pathlib import Path; import torch; torch.set_num_threads(1)\n"
         "from rewire.recipe import Recipe, Runtime; from rewire.training import train\n"
@@ -177,7 +177,7 @@ def test_killed_and_resumed_is_never_stopped(tmp_path: Path) -> None:
     time.sleep(0.2)
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, "it must be killed in the middle, so it must not have ended"
-    assert 0 < checkpoint.load(place, recipe.identity())["step"] < 4000
+    assert 0 < checkpoint.load(place, recipe.identity())["step"] < 1600
     assert finish(recipe, tmp_path / "killed", resume=True)[1] == finish(recipe, tmp_path / "whole")[1]
 
 
@@ -313,7 +313,7 @@ def test_a_step_does_not_wait_for_the_device(method: str, tmp_path: Path) -> Non
     [
         {"model": "cnn", "channels_last": True, "augment": "crop_flip"},
         {"bf16": True},
-        {"optimizer": "adamw", "lr": 0.003},
+        {"optimizer": "adamw", "lr": 0.02},
         {"structure": "fan_in"},
         {"structure": "2:4", "sparsity": 0.5, "hidden": (32, 32)},
         {"structure": "block:2x2", "sparsity": "*=0.8,fc2=0.5"},
@@ -321,10 +321,10 @@ def test_a_step_does_not_wait_for_the_device(method: str, tmp_path: Path) -> Non
     ids=lambda change: ",".join(f"{name}={value}" for name, value in change.items()),
 )
 def test_ways_to_train(change: dict[str, object], tmp_path: Path) -> None:
-    recipe = replace(TINY, **change)  # type: ignore[arg-type]
+    recipe = replace(TINY, epochs=6, **change)  # type: ignore[arg-type]
     entry, _ = finish(recipe, tmp_path)
     assert entry.curves["train_loss"][-1] < 0.8 * entry.curves["train_loss"][0]
-    assert entry.result["updates"] == 5
+    assert entry.result["updates"] == 11
 
 
 def test_progress_hears_of_every_step_and_epoch(tmp_path: Path) -> None:

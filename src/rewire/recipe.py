@@ -81,8 +81,8 @@ class Recipe:
     """Images per optimizer step, over all processes."""
     label_smoothing: float = 0.0
     """Share of the target that is spread over all classes."""
-    augment: Literal["none", "crop_flip"] = "none"
-    """crop_flip is a random crop after padding and a random mirror image."""
+    augment: Literal["none", "flip", "crop_flip"] = "none"
+    """flip mirrors half of the images; crop_flip also crops at random after padding."""
     validation: float = 0.1
     """Share of the training set that is held out for every choice; the test set is read once, at the end."""
     image_size: int = 224

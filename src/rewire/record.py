@@ -55,7 +55,7 @@ def append(path: str | os.PathLike[str], record: Record) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(_plain(asdict(record)), allow_nan=False, sort_keys=True) + "\n").encode()
+    line = (json.dumps(_plain(asdict(record)), allow_nan=False) + "\n").encode()
     with path.open("ab+", buffering=0) as file:
         size = file.seek(0, os.SEEK_END)
         if size:

@@ -197,7 +197,7 @@ class Run:
         masks = self.masks
         if self.processes.first:
             dtype = torch.bfloat16 if self.runtime.dtype == "bf16" else torch.float32
-            save(self.model, path, masks, dtype=dtype, metadata={"recipe": run_name(self.recipe)})
+            save(self.model, path, masks, dtype=dtype)
         self.processes.wait()
         test = self._batches(self.split.test, EVALUATION_BATCH, training=False)
         layers = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in masks.items()}

@@ -79,7 +79,7 @@ def test_holds_every_part(written: Path) -> None:
         "dst_ee c=0.1 scale=layer",
         "p after Holm",
         "What differs between the runs",
-        "What is equal in all of them",
+        "What is equal in all that read it",
         "Not saved: time and memory.",
         "processor An invented processor",
         "torch 2.13.0",

@@ -146,9 +146,28 @@ def test_channels_last_changes_the_layout_only():
             "batch_size 7 is not a multiple of the 2 processes, so their parts would differ and their mean gradient "
             "would not be that of the batch. Use batch_size 6.",
         ),
-        ({"augment": "mixup"}, "Unknown augmentation 'mixup'. Known: none, crop_flip."),
+        ({"augment": "mixup"}, "Unknown augmentation 'mixup'. Known: none, flip, crop_flip."),
     ],
 )
 def test_errors(options, message):
     with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
         batches_of(*made(23), **options)
+
+
+def test_flip_mirrors_about_half_of_the_images_and_moves_none():
+    images = torch.arange(6, dtype=torch.uint8).reshape(1, 1, 2, 3).expand(400, 1, 2, 3)
+    batches = Batches(
+        images,
+        torch.zeros(400, dtype=torch.int64),
+        batch_size=400,
+        mean=torch.zeros(1),
+        std=torch.ones(1),
+        augment="flip",
+    )
+    (seen,) = [x for x, _ in batches.epoch(0)]
+    plain, mirrored = images[0].float(), images[0].flip(-1).float()
+    kinds = [
+        torch.equal(image, mirrored) for image in seen if torch.equal(image, plain) or torch.equal(image, mirrored)
+    ]
+    assert len(kinds) == 400
+    assert 150 < sum(kinds) < 250

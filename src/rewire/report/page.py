@@ -69,9 +69,9 @@ _MASKED = """<section>
 <h2 id="masked">What masked training does not save</h2>
 <aside>
 <p>These networks were trained in masked mode: an inactive weight is stored as a zero and multiplied like any other.</p>
-<p><strong>Not saved: time and memory.</strong> A step takes as long as a dense step or slightly longer, and weights,
-gradients and optimizer state take as much memory as a dense network's, plus the masks. Compare the column
-<em>seconds</em>.</p>
+<p><strong>Not saved: time and memory.</strong> A step does all that a dense step does, and masking on top, which
+weighs most on small networks: compare the column <em>seconds</em>. Weights, gradients and optimizer state take as much
+memory as a dense network's, and the masks come on top.</p>
 <p><strong>Saved: size on disk</strong>, because the model file holds the active weights and one bit for every place.
 </p>
 <p><strong>Saved on paper: FLOPs.</strong> The columns count the multiplications that active weights need. They become
@@ -161,25 +161,18 @@ def _recipe(section: Section) -> str:
     return "\n".join(
         [
             "<h3>Recipe</h3>",
-            '<div class="figures">',
-            _settings("What differs between the runs", differs),
-            _settings("What is equal in all of them", equal),
-            "</div>",
+            *(["<h4>What differs between the runs</h4>", _settings(differs)] if differs else []),
+            "<h4>What is equal in all that read it</h4>",
+            _settings(equal),
         ]
     )
 
 
-def _settings(name: str, values: Mapping[str, str]) -> str:
-    rows = [
-        f'<tr><th scope="row"><code>{escape(setting)}</code></th><td class="words">{escape(value)}</td></tr>'
-        for setting, value in values.items()
+def _settings(values: Mapping[str, str]) -> str:
+    entries = [
+        f"<div><dt><code>{escape(name)}</code></dt><dd>{escape(value)}</dd></div>" for name, value in values.items()
     ]
-    head = f'<tr><th scope="col" colspan="2">{escape(name)}</th></tr>'
-    return (
-        f'<div class="scroll">\n<table>\n<thead>{head}</thead>\n<tbody>\n'
-        + "\n".join(rows)
-        + "\n</tbody></table></div>"
-    )
+    return "\n".join(["<dl>", *entries, "</dl>"])
 
 
 def _origins(records: Sequence[Record]) -> str:
@@ -194,7 +187,7 @@ def _origins(records: Sequence[Record]) -> str:
         for (hardware, versions, commit), count in origins.items()
     ]
     several = "<p>Seconds are comparable only within one row.</p>" if len({found[0] for found in origins}) > 1 else ""
-    head = "".join(f'<th scope="col">{name}</th>' for name in ("runs", "hardware", "versions", "commit"))
+    head = "".join(f'<th scope="col" class="words">{name}</th>' for name in ("runs", "hardware", "versions", "commit"))
     return "\n".join(
         [
             '<section>\n<h2 id="origins">Where the runs come from</h2>',

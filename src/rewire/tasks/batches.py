@@ -2,14 +2,14 @@
 
 import hashlib
 from collections.abc import Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
-Augmentation = Literal["none", "crop_flip"]
+Augmentation = Literal["none", "flip", "crop_flip"]
 PADDING = 4  # pixels of black on each side before the crop, as He et al. 2016, section 4.2
 
 
@@ -25,7 +25,7 @@ class Batches:
         labels: class of each image.
         batch_size: of the global batch, over all ranks.
         mean, std: a channel each, in the units of `images`.
-        augment: "crop_flip" is a random crop of the image padded by 4, mirrored half of the time.
+        augment: "flip" mirrors the image half of the time, "crop_flip" also takes a random crop of it padded by 4.
         shuffle: False gives the order of `images`, as an evaluation wants it.
         drop_last: leave the images of an incomplete last batch out of the epoch.
         channels_last: memory format of the images given out.
@@ -53,8 +53,8 @@ class Batches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        if augment not in ("none", "crop_flip"):
-            raise ValueError(f"Unknown augmentation {augment!r}. Known: none, crop_flip.")
+        if augment not in get_args(Augmentation):
+            raise ValueError(f"Unknown augmentation {augment!r}. Known: {', '.join(get_args(Augmentation))}.")
         if batch_size < 1 or (drop_last and batch_size > len(images)):
             raise ValueError(
                 f"batch_size {batch_size} gives no batch: there are {len(images)} images to draw from. "
@@ -96,14 +96,16 @@ class Batches:
         count = len(self.images)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
         order = order.to(device)
+        offsets = torch.full((2, count), PADDING)  # the image itself
         if self.augment == "crop_flip":
-            offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator).to(device)
-            mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
+            offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
+        mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
+        offsets = offsets.to(device)
         for batch in range(start, len(self)):
             part = self._part(batch)
             chosen = order[part]
             images = self.images.index_select(0, chosen)
-            if self.augment == "crop_flip":
+            if self.augment != "none":
                 images = self._crop_flip(images, offsets[0, part], offsets[1, part], mirrored[part])
             # Normalised while contiguous: on channels_last the broadcast is three times as slow.
             images = images.to(torch.float32).sub_(self._shift).div_(self._scale)
