@@ -32,9 +32,7 @@ def test_the_docstring_says_the_right_number_of_updates(name: str) -> None:
 
 def test_the_method_takes_what_the_recipe_says() -> None:
     recipe = Recipe(method="dst_ee", every=7, c=0.5, eps=2.0, fraction=0.4, signed=True, regrow=False, scale="layer")
-    expected = dst_ee(
-        steps=100, every=7, c=0.5, eps=2.0, fraction=0.4, signed=True, regrow=False, scale="layer"
-    )
+    expected = dst_ee(steps=100, every=7, c=0.5, eps=2.0, fraction=0.4, signed=True, regrow=False, scale="layer")
     assert recipe.build_method(100) == expected
 
 
@@ -92,7 +90,7 @@ def test_durations(text: str | None, seconds: float) -> None:
 )
 def test_sparsities(value: float | str, expected: object) -> None:
     if expected is None:
-        with pytest.raises(ValueError, match='neither a number nor a list of layers. Use for example 0.95 or "'):
+        with pytest.raises(ValueError, match=r'neither a number nor a list of layers. Use for example 0.95 or "'):
             sparsities_of(value)
     else:
         assert sparsities_of(value) == expected

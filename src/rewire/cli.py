@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FAILED, INTERRUPTED = 2, 130  # exit statuses: something is wrong; someone asked to stop
 
 # What the library raises with a message that says what to do. Anything else is a bug and shows its traceback.
-ERRORS = (ValueError, TypeError, OSError, ImportError, ArithmeticError, RuntimeError)
+ERRORS = (ValueError, OSError, ImportError, ArithmeticError)
 
 
 class RecipeFlags(Recipe):
@@ -46,7 +46,7 @@ class Train:
     recipe: RecipeFlags
     runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
     baseline: bool = False
-    """Train the dense network first, to stand beside the method in the table; the default for digits."""
+    """Train the dense network too, to stand beside the method in the table; the default for digits only."""
 
 
 @dataclass(frozen=True)
@@ -110,28 +110,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except ERRORS as error:
-        if os.environ.get("REWIRE_TRACEBACK"):
-            raise
-        sys.exit(_failure(str(error)))
+        sys.exit(_failure(_message(error)))
 
 
 def train(command: Train, words: Sequence[str]) -> int:
-    """Trains, the dense baseline first where it is wanted, and prints the table and the path of the report."""
+    """Trains, the dense baseline too where it is wanted, and prints the table and the path of the report."""
     from rewire import record, training
     from rewire.comparison import RECORDS
     from rewire.progress import progress_of
     from rewire.report.page import page
 
     records_path = command.runtime.out / RECORDS
-    recipes = [command.recipe]
+    recipes = [command.recipe]  # first, because what is wrong with it should be told before the baseline is trained
     if command.baseline and command.recipe.method != "dense":
-        recipes.insert(0, replace(command.recipe, method="dense"))
+        recipes.append(replace(command.recipe, method="dense"))
     known = {}
     if command.runtime.resume and records_path.exists():
         known = {record.key(entry.recipe): entry for entry in record.read(records_path)}
     writes = os.environ.get("RANK", "0") == "0"
     runtime = replace(command.runtime, time_limit=None)
-    found = []
+    found: list[Record] = []
     with _signals() as stop:
         should_stop = training.until(command.runtime.seconds, stop)
         for recipe in recipes:
@@ -144,7 +142,7 @@ def train(command: Train, words: Sequence[str]) -> int:
                     return _stopped(stopped, words) if writes else 0
                 if writes:
                     record.append(records_path, entry)
-            found.append(entry)
+            found.insert(0, entry)
     if writes:
         print(f"\n{_train_table(found)}\n")
         print(f"model   {command.runtime.out / training.run_name(command.recipe) / 'model.safetensors'}")
@@ -342,6 +340,13 @@ def _summary(thing: Any) -> str:
     """The first line of a docstring, without the verb of a function."""
     first = (thing.__doc__ or "").strip().split("\n")[0].removeprefix("Returns ").rstrip(":.")
     return first[:1].upper() + first[1:]
+
+
+def _message(error: Exception) -> str:
+    """The words of an error; Python puts a number in front of a system error's."""
+    if isinstance(error, OSError) and error.strerror and error.filename is None:
+        return error.strerror
+    return str(error)
 
 
 def _failure(message: str) -> int:

@@ -128,7 +128,7 @@ def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> 
 def _side_by_side(
     waiting: Mapping[str, Recipe], runtime: Runtime, jobs: int, stop: Stop
 ) -> Iterator[tuple[str, Record]]:
-    """Yields the records as they come. The first error ends the comparison, after the runs in progress."""
+    """Yields the records as they come. At the first error the runs in progress write a checkpoint, and it is raised."""
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
     queue, error = list(waiting.items()), None
@@ -153,7 +153,7 @@ def _side_by_side(
         finally:
             stopping.set()
     if isinstance(error, BrokenProcessPool):
-        raise RuntimeError(
+        raise ChildProcessError(
             "A worker process died, most likely because memory ran out. Use fewer --jobs; finished runs are kept."
         ) from error
     if error:

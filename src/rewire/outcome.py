@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,7 +65,7 @@ def outcome(
     sparse = sparse_flops(flops, {layer.name: layer.density for layer in layers})
     active, total = sum(layer.active for layer in layers), sum(layer.total for layer in layers)
     updates = method.updates(steps)
-    every = steps / updates if updates else 1.0
+    every = steps / updates if updates else math.inf
     training = training_flops(dense=dense, sparse=sparse, gradient=method.gradient, every=every)
     images = steps * recipe.batch_size
     return {

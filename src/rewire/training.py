@@ -81,7 +81,7 @@ def train(
         torch.set_num_threads(runtime.threads)
     with Processes.join(runtime.device) as processes:
         if processes.first:
-            folder.mkdir(parents=True, exist_ok=True)
+            _make(folder)
         run = Run(recipe, runtime, folder, processes)
         if runtime.resume and run.checkpoint.exists():
             run.load_state_dict(checkpoint.load(run.checkpoint, recipe.identity()))
@@ -126,6 +126,17 @@ def learning_rate(recipe: Recipe, step: int, steps: int, warmup: int) -> float:
     elif recipe.schedule == "steps":
         factor *= 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
     return recipe.lr * factor
+
+
+def _make(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder} cannot be made ({error.strerror}), so there is no place for checkpoints and the model. Give "
+            "a folder of your own: --out DIR.",
+        ) from error
 
 
 class Run:
@@ -208,6 +219,7 @@ class Run:
             hardware=hardware(self.device),
             curves={**self.curves, "layer_sparsity": layers},
             result={
+                "note": self.dataset.note,
                 "test_accuracy": self.accuracy(test),
                 "validation_accuracy": self.accuracy(self._validation),
                 "bytes_on_disk": path.stat().st_size,

@@ -50,6 +50,8 @@ def _drop(method: Method, layer: Layer, keep: int, budgets: Int[Tensor, "groups"
         return active
     score = of_units(method.drop, layer)
     groups, units = active.shape
+    if method.grow is None:  # nothing comes back, so every group drops to its own budget
+        return top(score, active, budgets)
     if groups == 1:
         return top(score, active, budgets.clamp(max=keep))
     if not method.regrow:  # a group must not lose more than it can grow elsewhere

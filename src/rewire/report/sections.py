@@ -123,7 +123,7 @@ def compare(section: Section, metric: str = "test_accuracy") -> list[Comparison]
     """Returns the flagship against every other sparse group that it can fairly be compared with.
 
     A fair pair has equal sparsity and recipes that differ in the method and its own settings only. Where the
-    flagship ran with several settings, the one at its defaults stands for it, else the first recorded.
+    flagship ran with several settings, the one nearest to its defaults stands for it, and of equals the first.
     """
     pairs: list[tuple[Group, Group, Difference]] = []
     for sparsity in section.sparsities:

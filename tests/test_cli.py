@@ -1,0 +1,200 @@
+"""The command: what it prints, what it writes, and how it fails."""
+
+import builtins
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewire import record
+from rewire.cli import COMMANDS, main
+from rewire.methods import METHODS
+from rewire.recipes import RECIPES
+from rewire.tasks.models import MODELS
+
+TINY = ["--hidden", "16", "--epochs", "2", "--batch-size", "64", "--every", "10"]
+
+
+def run(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[int, str, str]:
+    """Returns the exit status, what was printed, and what was printed to stderr."""
+    try:
+        main(words)
+        status = 0
+    except SystemExit as exit_:
+        status = int(exit_.code or 0)
+    printed = capsys.readouterr()
+    return status, printed.out, printed.err
+
+
+def test_usage_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in ([], ["--help"], ["-h"]):
+        status, out, _ = run(capsys, *words)
+        assert status == 0
+        assert all(f"  {name} " in out for name in COMMANDS)
+
+
+@pytest.mark.parametrize("command", ["train", "compare", "plan"])
+def test_help_comes_from_the_recipe(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, command, "digits", "--help")
+    assert status == 0
+    words = " ".join(out.replace("│", " ").split())
+    assert "--sparsity" in words
+    assert "Share of the sparse layers' weights that are zero" in words
+    assert "Checks nothing" not in words
+
+
+def test_list_names_everything(capsys: pytest.CaptureFixture[str]) -> None:
+    _, out, _ = run(capsys, "list")
+    assert all(f"  {name} " in out for name in (*RECIPES, *METHODS))
+    assert ", ".join(MODELS) in out
+    assert "digits, cifar10, cifar100" in out
+
+
+def test_plan_takes_flags(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "plan", "digits", *TINY, "--sparsity", "0.9", "--method", "set")
+    assert status == 0
+    assert "set on digits with mlp: 40 steps, 3 topology updates" in out
+    assert "118 of 1,184" in out
+
+
+def test_train_ends_with_a_table_and_the_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "train", "digits", *TINY, "--out", str(tmp_path))
+    assert status == 0
+    table = [line.split("|")[1].strip() for line in out.splitlines() if line.startswith("| ")]
+    assert table == ["method", "dense", "dst_ee"]
+    assert "epoch 2/2" in out
+    assert "images/s" in out
+    assert "explored" in out
+    assert f"report  {tmp_path / 'report.html'}" in out
+    assert "<html" in (tmp_path / "report.html").read_text()
+    # The baseline comes last, so that what is wrong with a recipe is told at once.
+    methods = [entry.recipe["method"] for entry in record.read(tmp_path / "records.jsonl")]
+    assert methods == ["dst_ee", "dense"]
+    assert (tmp_path / "digits-mlp-dst_ee-0.95-seed0" / "model.safetensors").exists()
+
+
+def test_train_without_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "train", "digits", *TINY, "--no-baseline", "--method", "static", "--out", str(tmp_path))
+    assert [entry.recipe["method"] for entry in record.read(tmp_path / "records.jsonl")] == ["static"]
+
+
+def test_the_command_that_is_printed_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["train", "digits", *TINY, "--no-baseline", "--out", str(tmp_path)]
+    status, out, _ = run(capsys, *words, "--time-limit", "0s")
+    assert status == 0
+    assert "Stopped by the time limit after 0 of 40 steps." in out
+    assert out.splitlines()[-1] == f"  rewire {' '.join(words)} --time-limit 0s --resume"
+    status, out, _ = run(capsys, *words, "--resume")
+    assert status == 0
+    assert "| dst_ee |" in out
+    before = (tmp_path / "records.jsonl").read_text()
+    run(capsys, *words, "--resume")
+    assert (tmp_path / "records.jsonl").read_text() == before
+
+
+def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> None:
+    words = ["train", "digits", "--epochs", "2000", "--no-baseline", "--threads", "1", "--out", str(tmp_path)]
+    process = subprocess.Popen([sys.executable, "-m", "rewire.cli", *words], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert "epoch 1/2000" in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 130
+    assert "Stopped by Ctrl-C after " in out
+    assert out.splitlines()[-1] == f"  rewire {' '.join(words)} --resume"
+    assert (tmp_path / "digits-mlp-dst_ee-0.95-seed0" / "checkpoint.pt").exists()
+
+
+def test_compare_prints_tables_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "digits", *TINY, "--methods", "dense", "set", "dst_ee", "--sparsities", "0.9", "--seeds", "2"]
+    status, out, _ = run(capsys, *words, "--out", str(tmp_path), "--time-limit", "0s")
+    assert status == 0
+    assert "6 of 6 runs are still missing. The same command goes on:\n  rewire compare digits" in out
+    status, out, _ = run(capsys, *words, "--out", str(tmp_path))
+    assert status == 0
+    assert "[6/6] digits-mlp-dst_ee-0.9-seed1" in out
+    assert "| dst_ee minus set |" in out
+    assert "p after Holm" in out
+    status, out, _ = run(capsys, *words, "--out", str(tmp_path / "other"), "--records", str(tmp_path))
+    assert "6 of 6 runs have a record already and are not repeated." in out
+    status, out, _ = run(capsys, "report", str(tmp_path / "records.jsonl"), "--out", str(tmp_path / "page.html"))
+    assert status == 0
+    assert "| dst_ee minus set |" in out
+    assert "<html" in (tmp_path / "page.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["trian"], '"trian" is no command of rewire. Use one of train, compare, plan, list, report.'),
+        (["train", "digits", "--sparsity", "1.5"], "sparsity=1.5 is outside [0, 1)"),
+        (["train", "digits", "--method", "adam"], 'method="adam" is unknown. Use one of dense, static'),
+        (["train", "digits", "--model", "vit"], "Unknown model 'vit'. Known: mlp, cnn"),
+        (["train", "digits", "--every", "5000"], "would never update"),
+        (["train", "digits", "--time-limit", "soon"], 'time_limit="soon" is not a duration'),
+        (["train", "digits", "--device", "tpu"], 'device="tpu" cannot be used here'),
+        (["train", "digits", "--sparsity", "*=0.9,fc9=0.5"], "'fc9', which matches no sparse layer"),
+        (["train", "digits", "--sparsity", "0.99999"], "would be cut off"),
+        (["train", "cifar10-mlp", "--data", "/nowhere"], "No CIFAR-10: there is no folder /nowhere"),
+        (["train", "images-resnet50"], "no folder was given. Type: --data DIR"),
+        (["compare", "digits", "--sweep", "sea=1"], 'sweep "sea=1" names no field'),
+        (["compare", "digits", "--records", "/nowhere"], "/nowhere does not exist"),
+        (["report", "/nowhere"], "/nowhere does not exist, so there are no records to read"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_is_wrong_is_one_clear_message(
+    words: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = [] if words[0] in ("trian", "report") else ["--out", str(tmp_path)]
+    status, _, err = run(capsys, *words, *out)
+    assert status == 2
+    assert err.startswith("rewire: ")
+    assert message in err
+    assert len(err.strip().splitlines()) == 1
+    assert not list(tmp_path.rglob("*.jsonl"))
+
+
+def test_an_unknown_recipe_lists_the_known_ones(capsys: pytest.CaptureFixture[str]) -> None:
+    status, _, err = run(capsys, "train", "digitz")
+    assert status == 2
+    assert "digitz" in err
+    assert "cifar10-mlp" in err
+
+
+@pytest.mark.parametrize("package", ["tyro", "rich.console", "safetensors.torch"])
+def test_a_missing_package_says_what_to_type(
+    package: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import_ = builtins.__import__
+
+    def without(name: str, *arguments: Any, **options: Any) -> Any:
+        if name == package:
+            raise ImportError(f"No module named {name!r}")
+        return import_(name, *arguments, **options)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    status, _, err = run(capsys, "train", "digits", *TINY, "--out", str(tmp_path))
+    assert status == 2
+    assert 'pip install "rewire[cli]"' in err
+    assert len(err.strip().splitlines()) == 1
+
+
+def test_a_read_only_folder_is_one_clear_message(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "file").write_text("")
+    status, _, err = run(capsys, "train", "digits", *TINY, "--out", str(tmp_path / "file" / "runs"))
+    assert status == 2
+    assert "cannot be made (Not a directory), so there is no place for checkpoints" in err
+    assert "Give a folder of your own: --out DIR." in err
+
+
+def test_a_bug_shows_where_it_is(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(command: object, words: object) -> int:
+        raise KeyError("a bug")
+
+    monkeypatch.setitem(COMMANDS, "list", (COMMANDS["list"][0], broken))
+    with pytest.raises(KeyError):
+        main(["list"])

@@ -1,0 +1,169 @@
+"""The grid is complete and has no run twice; finished runs are not repeated; workers change nothing."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from rewire import comparison, record
+from rewire.comparison import RECORDS, compare, grid, parse_sweep
+from rewire.methods import METHODS
+from rewire.recipe import Recipe, Runtime
+
+TINY = Recipe(hidden=(16,), epochs=2, batch_size=64, every=10)  # 40 steps, 3 updates
+
+
+def silent(line: str) -> None:
+    """Announces nothing."""
+
+
+def test_the_grid_has_dense_once_a_seed() -> None:
+    points = grid(TINY, methods=["dense", "set", "dst_ee"], sparsities=[0.9, 0.95], seeds=2)
+    found = [(p.seed, p.method, p.sparsity) for p in points]
+    assert [place[:2] for place in found] == [
+        (s, m) for s in (0, 1) for m in ("dense", "set", "set", "dst_ee", "dst_ee")
+    ]
+    assert [place[2] for place in found if place[1] == "set"] == [0.9, 0.95] * 2
+
+
+def test_seeds_count_from_the_recipe_s_own() -> None:
+    assert [p.seed for p in grid(replace(TINY, seed=7), methods=["set"], sparsities=[0.9], seeds=3)] == [7, 8, 9]
+
+
+def test_a_sweep_multiplies_only_what_reads_it() -> None:
+    points = grid(
+        TINY, methods=["dense", "rigl_itop", "dst_ee"], sparsities=[0.9], seeds=1,
+        sweep={"c": [0.0, 1e-3], "scale": ["none", "layer"]},
+    )  # fmt: skip
+    assert [point.method for point in points] == ["dense", "rigl_itop"] + 4 * ["dst_ee"]
+    assert {(p.c, p.scale) for p in points[2:]} == {(c, s) for c in (0.0, 1e-3) for s in ("none", "layer")}
+
+
+@pytest.mark.parametrize("steps", [40, 1600, 4212])
+def test_every_dynamic_method_updates_equally_often(steps: int) -> None:
+    points = grid(TINY, methods=list(METHODS), sparsities=[0.9], seeds=1)
+    counts = {point.method: point.build_method(steps).updates(steps) for point in points}
+    assert counts.pop("dense") == counts.pop("static") == 0
+    assert len(set(counts.values())) == 1
+    assert min(counts.values()) > 0
+
+
+def test_rigl_as_published_stops_earlier() -> None:
+    points = grid(TINY, methods=["rigl", "rigl_itop"], sparsities=[0.9], seeds=1, equal_updates=False)
+    rigl, rigl_itop = (point.build_method(1600).updates(1600) for point in points)
+    assert rigl < rigl_itop
+
+
+def test_no_seed_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"seeds=0 leaves no run. Use at least 1"):
+        grid(TINY, methods=["set"], sparsities=[0.9], seeds=0)
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("c=0,1e-5", {"c": [0.0, 1e-5]}),
+        ("scale=none,layer", {"scale": ["none", "layer"]}),
+        ("signed=true,False", {"signed": [True, False]}),
+        ("every=10,20", {"every": [10, 20]}),
+        ("fraction=none,0.3", {"fraction": [None, 0.3]}),
+        ("end-fraction=0.1", {"end_fraction": [0.1]}),
+        ("structure=unstructured,2:4", {"structure": ["unstructured", "2:4"]}),
+    ],
+)
+def test_sweeps_take_the_type_of_their_field(word: str, expected: dict[str, list[Any]]) -> None:
+    found = parse_sweep([word])
+    assert found == expected
+    name = next(iter(expected))
+    assert [type(value) for value in found[name]] == [type(value) for value in expected[name]]
+
+
+@pytest.mark.parametrize(
+    ("word", "message"),
+    [
+        ("c", 'sweep "c" names no field of the recipe. Use FIELD=VALUE,VALUE such as c=0,1e-5'),
+        ("sea=1", r'sweep "sea=1" names no field .* the fields are task, model, '),
+        ("every=often", "every=often is not a number. Use for example every=1"),
+        ("signed=maybe", "signed=maybe is neither true nor false"),
+    ],
+)
+def test_sweeps_that_say_nothing_are_refused(word: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_sweep([word])
+
+
+def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    points = grid(TINY, methods=["dense", "set"], sparsities=[0.9], seeds=2)
+    calls = iter([None, None, "the test"])  # lets one run begin, and stops before its second step
+    found, missing = compare(
+        points, Runtime(out=tmp_path), announce=silent, should_stop=lambda: next(calls, "the test")
+    )
+    assert (len(found), missing) == (0, 4)
+    assert len(list((tmp_path / "unfinished").glob("*/checkpoint.pt"))) == 1
+
+    first, missing = compare(points[:3], Runtime(out=tmp_path), announce=silent)
+    assert missing == 0
+    assert not list((tmp_path / "unfinished").iterdir())
+    assert record.read(tmp_path / RECORDS) == first
+
+    trained: list[Recipe] = []
+    train = comparison.train
+
+    def watched(recipe: Recipe, *arguments: Any, **options: Any) -> record.Record:
+        trained.append(recipe)
+        return train(recipe, *arguments, **options)
+
+    monkeypatch.setattr(comparison, "train", watched)
+    said: list[str] = []
+    every, missing = compare(points, Runtime(out=tmp_path), known=record.read(tmp_path / RECORDS), announce=said.append)
+    assert missing == 0
+    assert trained == points[3:]
+    assert said[0] == "3 of 4 runs have a record already and are not repeated."
+    assert said[1].startswith("[4/4] digits-mlp-set-0.9-seed1: ")
+    assert [entry.recipe for entry in every] == [point.identity() for point in points]
+
+
+def test_a_comparison_stopped_within_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
+    points = grid(TINY, methods=["set"], sparsities=[0.9], seeds=1)
+    whole, _ = compare(points, Runtime(out=tmp_path / "whole"), announce=silent)
+    calls = iter([None] * 30)
+    compare(points, Runtime(out=tmp_path / "parts"), announce=silent, should_stop=lambda: next(calls, "the test"))
+    resumed, missing = compare(points, Runtime(out=tmp_path / "parts"), announce=silent)
+    assert missing == 0
+    assert resumed[0].curves == whole[0].curves
+
+
+def test_the_time_limit_starts_no_run_after_it(tmp_path: Path) -> None:
+    found, missing = compare([TINY], Runtime(out=tmp_path, time_limit="0s"), announce=silent)
+    assert (found, missing) == ([], 1)
+
+
+def test_runs_are_announced_with_what_differs(tmp_path: Path) -> None:
+    points = grid(TINY, methods=["dst_ee"], sparsities=[0.9], seeds=1, sweep={"c": [0.0, 0.1]})
+    said: list[str] = []
+    compare(points, Runtime(out=tmp_path), announce=said.append)
+    assert [line.partition(":")[0] for line in said] == [
+        "[1/2] digits-mlp-dst_ee-0.9-seed0 c=0.0",
+        "[2/2] digits-mlp-dst_ee-0.9-seed0 c=0.1",
+    ]
+
+
+def test_workers_give_the_same_records(tmp_path: Path) -> None:
+    points = grid(TINY, methods=["dense", "dst_ee"], sparsities=[0.9], seeds=2)
+    alone, _ = compare(points, Runtime(out=tmp_path / "alone"), announce=silent)
+    together, missing = compare(points, Runtime(out=tmp_path / "together"), jobs=2, announce=silent)
+    assert missing == 0
+
+    def comparable(entry: record.Record) -> dict[str, Any]:
+        return {"recipe": entry.recipe, "curves": entry.curves, "result": {**entry.result, "seconds": 0}}
+
+    assert [comparable(entry) for entry in together] == [comparable(entry) for entry in alone]
+    assert len(record.read(tmp_path / "together" / RECORDS)) == 4
+
+
+def test_an_error_in_a_worker_is_told_and_no_other_run_is_lost(tmp_path: Path) -> None:
+    points = [TINY, replace(TINY, every=1000)]  # the second would never update
+    with pytest.raises(ValueError, match="would never update"):
+        compare(points, Runtime(out=tmp_path), jobs=2, announce=silent)
+    assert (tmp_path / RECORDS).exists() or list((tmp_path / "unfinished").glob("*/checkpoint.pt"))
