@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
@@ -55,6 +56,23 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
     if recipe.optimizer == "adamw":
         return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
+
+
+def learning_rate(recipe: Recipe, step: int, steps: int, warmup: int) -> float:
+    """Returns the learning rate of the step that follows `step` others.
+
+    constant: lr. steps: lr, lr / 10 from one half of the steps, lr / 100 from three quarters. cosine: lr / 2 (1 +
+    cos(pi step / steps)). During the first `warmup` steps all are multiplied by (step + 1) / warmup.
+
+    >>> [round(learning_rate(Recipe(lr=1.0, schedule="steps"), step, 100, 0), 4) for step in (0, 49, 50, 75)]
+    [1.0, 1.0, 0.1, 0.01]
+    """
+    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    if recipe.schedule == "cosine":
+        factor *= (1 + math.cos(math.pi * step / steps)) / 2
+    elif recipe.schedule == "steps":
+        factor *= 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
+    return recipe.lr * factor
 
 
 def build_sparsifier(

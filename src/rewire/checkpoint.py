@@ -14,6 +14,18 @@ from rewire.atomic import atomic_write
 FORMAT = 1
 
 
+def make_folder(folder: Path) -> None:
+    """Makes the folder of a run. Raises OSError where that cannot be."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OSError(
+            error.errno,
+            f"{folder} cannot be made ({error.strerror}), so there is no place for checkpoints and the model. Give "
+            "a folder of your own: --out DIR.",
+        ) from error
+
+
 def save(path: Path, recipe: Mapping[str, Any], state: Mapping[str, Any]) -> None:
     """Writes the state of a run with the identity of its recipe; an older file stays until the new one is whole."""
     buffer = io.BytesIO()

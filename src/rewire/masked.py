@@ -73,7 +73,8 @@ class Masked:
     def rewire_(self, active: Bool[Tensor, "groups units"]) -> None:
         """Switches to another topology and counts the visit. The caller zeroes what became inactive."""
         units = active.unsqueeze(-1).expand(self.groups, self.units, self.size)
-        self.active.copy_(self.weight.as_stored(self.structure.unfold(units, self.shape)))
+        # A copy, because `active` may be a view of `self.active`.
+        self.active.copy_(self.weight.as_stored(self.structure.unfold(units, self.shape)).clone())
         if self.visits.dtype == torch.bool:
             self.visits |= active
         else:  # saturates instead of wrapping to 0

@@ -81,7 +81,7 @@ def train(
         torch.set_num_threads(runtime.threads)
     with Processes.join(runtime.device) as processes:
         if processes.first:
-            _make(folder)
+            checkpoint.make_folder(folder)
         run = Run(recipe, runtime, folder, processes)
         if runtime.resume and run.checkpoint.exists():
             run.load_state_dict(checkpoint.load(run.checkpoint, recipe.identity()))
@@ -109,34 +109,6 @@ def run_name(recipe: Recipe) -> str:
     """
     sparsity = "" if recipe.method == "dense" else f"-{recipe.sparsity}".replace("*", "all")
     return f"{recipe.task}-{recipe.model}-{recipe.method}{sparsity}-seed{recipe.seed}"
-
-
-def learning_rate(recipe: Recipe, step: int, steps: int, warmup: int) -> float:
-    """Returns the learning rate of the step that follows `step` others.
-
-    constant: lr. steps: lr, lr / 10 from one half of the steps, lr / 100 from three quarters. cosine: lr / 2 (1 +
-    cos(pi step / steps)). During the first `warmup` steps all are multiplied by (step + 1) / warmup.
-
-    >>> [round(learning_rate(Recipe(lr=1.0, schedule="steps"), step, 100, 0), 4) for step in (0, 49, 50, 75)]
-    [1.0, 1.0, 0.1, 0.01]
-    """
-    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
-    if recipe.schedule == "cosine":
-        factor *= (1 + math.cos(math.pi * step / steps)) / 2
-    elif recipe.schedule == "steps":
-        factor *= 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
-    return recipe.lr * factor
-
-
-def _make(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"{folder} cannot be made ({error.strerror}), so there is no place for checkpoints and the model. Give "
-            "a folder of your own: --out DIR.",
-        ) from error
 
 
 class Run:
@@ -194,7 +166,7 @@ class Run:
                     self.seconds = time.monotonic() - began
                     self.save_checkpoint()
                     raise Stopped(reason, self.checkpoint, self.step, self.steps)
-                self._learn(images, labels, learning_rate(self.recipe, self.step, self.steps, warmup))
+                self._learn(images, labels, assembly.learning_rate(self.recipe, self.step, self.steps, warmup))
                 progress.step(self)
             self._end_epoch()
             self.seconds = time.monotonic() - began

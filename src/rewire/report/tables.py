@@ -49,6 +49,21 @@ def results(section: Section) -> Table:
     )
 
 
+def accuracies(section: Section) -> Table:
+    """Returns test accuracy alone: one row a label, one column a sparsity, dense training first."""
+    columns = sorted({group.sparsity for group in section.groups})
+    found = {(group.label, group.sparsity): _accuracy(group.summary("test_accuracy")) for group in section.groups}
+    dense = [label for label in section.labels if label == "dense"]
+    return Table(
+        "Test accuracy in percent: mean ± standard deviation over seeds (their number).",
+        ("method", *("dense" if column == 0 else percent(column) for column in columns)),
+        tuple(
+            (label, *(found.get((label, column), NOTHING) for column in columns))
+            for label in dict.fromkeys(dense + section.labels)
+        ),
+    )
+
+
 def differences(section: Section) -> Table | None:
     """Returns one row for each fair comparison with the flagship, or None where there is none."""
     comparisons = compare(section)

@@ -1,4 +1,4 @@
-"""The command `rewire`: train, compare, plan, list, report. Flags are typed from the dataclasses of `recipe.py`."""
+"""The command `rewire`: train, compare, plan, list, report."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Union
+from typing import TYPE_CHECKING, Any
 
-from rewire.recipe import Recipe, Runtime
+from rewire.cli.flags import Compare, List, Plan, Report, Train, parsed, summary
 from rewire.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -23,76 +23,6 @@ FAILED, INTERRUPTED = 2, 130  # exit statuses: something is wrong; someone asked
 
 # What the library raises with a message that says what to do. Anything else is a bug and shows its traceback.
 ERRORS = (ValueError, OSError, ImportError, ArithmeticError)
-
-
-class RecipeFlags(Recipe):
-    __doc__ = Recipe.__doc__
-
-    def __post_init__(self) -> None:
-        """Checks nothing: `_parsed` does, so that the message comes as it is and not in tyro's frame."""
-
-
-class RuntimeFlags(Runtime):
-    __doc__ = Runtime.__doc__
-
-    def __post_init__(self) -> None:
-        """As above."""
-
-
-@dataclass(frozen=True)
-class Train:
-    """Train one recipe and write its record, its model file and a report."""
-
-    recipe: RecipeFlags
-    runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
-    baseline: bool = False
-    """Train the dense network too, to stand beside the method in the table; the default for digits only."""
-
-
-@dataclass(frozen=True)
-class Compare:
-    """Run methods x sparsities x seeds and test the differences; finished runs are never repeated."""
-
-    recipe: RecipeFlags
-    runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
-    methods: tuple[str, ...] = ("dense", "static", "set_itop", "rigl_itop", "rigl", "dst_ee")
-    """Methods to compare."""
-    sparsities: tuple[float | str, ...] = (0.9, 0.95, 0.98)
-    """Sparsities to compare at; dense runs once for all of them."""
-    seeds: int = 3
-    """Number of seeds, from --seed upward, the same for every method."""
-    sweep: tuple[str, ...] = ()
-    """Fields to vary, such as c=0,1e-5,1e-3 scale=none,layer."""
-    jobs: int = 1
-    """Runs at the same time, each on one CPU thread: for small models faster than one run on all threads."""
-    records: tuple[Path, ...] = ()
-    """Records of runs that need not be repeated, files or folders, besides those in --out."""
-    equal_updates: bool = True
-    """RigL updates until the end, like the others, instead of stopping at three quarters."""
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Print what a recipe makes of every layer, what it saves and what not, before training."""
-
-    recipe: RecipeFlags
-    data: Path | None = None
-    """Folder of the data, for a task whose image size is not known beforehand."""
-
-
-@dataclass(frozen=True)
-class List:
-    """List recipes, methods, models and tasks."""
-
-
-@dataclass(frozen=True)
-class Report:
-    """Build the page and the tables from records."""
-
-    runs: tuple[Path, ...]
-    """Files of records, or folders with some."""
-    out: Path = Path("report.html")
-    """The page to write."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -106,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_failure(f'"{command}" is no command of rewire. Use one of {", ".join(COMMANDS)}.'))
     kind, action = COMMANDS[command]
     try:
-        sys.exit(action(_parsed(kind, command, words[1:]), words))
+        sys.exit(action(parsed(kind, command, words[1:]), words))
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     except ERRORS as error:
@@ -194,10 +124,10 @@ def list_(command: List, words: Sequence[str]) -> int:
 
     print("recipes")
     for name, recipe in RECIPES.items():
-        print(f"  {name:<19}{_summary(recipe)}")
+        print(f"  {name:<19}{summary(recipe)}")
     print("methods")
     for name, method in METHODS.items():
-        print(f"  {name:<19}{_summary(method)}")
+        print(f"  {name:<19}{summary(method)}")
     print(f"models\n  {', '.join(MODELS)}\ntasks\n  {', '.join(TASKS)}")
     return 0
 
@@ -217,36 +147,6 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, Sequence[str]], int]]] = {
     "list": (List, list_),
     "report": (Report, report),
 }
-
-
-def _parsed(kind: type, command: str, words: Sequence[str]) -> Any:
-    """Returns the command's dataclass, with flags over the defaults of the recipe that the first word names."""
-    try:
-        import tyro
-    except ImportError as error:
-        raise ImportError(
-            'The command line needs tyro, which is not part of the bare library. Type: pip install "rewire[cli]"'
-        ) from error
-    settings = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
-    if kind in (List, Report):
-        return tyro.cli(kind, prog=f"rewire {command}", args=words, config=settings)
-    choices = []
-    for name, recipe in RECIPES.items():
-        given = {"baseline": name == "digits"} if kind is Train else {}
-        default = kind(RecipeFlags(**vars(recipe())), **given)
-        choice = tyro.conf.subcommand(name, default=default, description=_summary(recipe))
-        choices.append(Annotated[kind, choice])
-    any_choice: Any = Union[tuple(choices)]  # noqa: UP007 (the choices are not known to the type checker)
-    parsed = tyro.cli(
-        any_choice,
-        prog=f"rewire {command}",
-        args=words,
-        config=settings,
-    )
-    checked: dict[str, Any] = {"recipe": Recipe(**vars(parsed.recipe))}
-    if kind is not Plan:
-        checked["runtime"] = Runtime(**vars(parsed.runtime))
-    return replace(parsed, **checked)
 
 
 @contextmanager
@@ -269,8 +169,11 @@ def _signals() -> Iterator[Stop]:
 
 def _stopped(stopped: Exception, words: Sequence[str]) -> int:
     """Says how to resume; a time limit is what was asked for, a signal is an interruption."""
-    typed = [*words, "--resume"] if "--resume" not in words else words
-    print(f"{stopped}\nResume it with\n  {_typed(typed)}", flush=True)
+    if "WORLD_SIZE" in os.environ:
+        print(f"{stopped}\nResume it with the same torchrun command and --resume at its end.", flush=True)
+    else:
+        typed = _typed(words if "--resume" in words else [*words, "--resume"])
+        print(f"{stopped}\nResume it with\n  {typed}", flush=True)
     return 0 if "time limit" in str(stopped) else INTERRUPTED
 
 
@@ -322,7 +225,7 @@ def _announce(line: str) -> None:
 
 
 def _usage() -> str:
-    lines = [f"  {name:<10}{_summary(kind)}" for name, (kind, _) in COMMANDS.items()]
+    lines = [f"  {name:<10}{summary(kind)}" for name, (kind, _) in COMMANDS.items()]
     return "\n".join(
         [
             "usage: rewire COMMAND ...",
@@ -336,12 +239,6 @@ def _usage() -> str:
     )
 
 
-def _summary(thing: Any) -> str:
-    """The first line of a docstring, without the verb of a function."""
-    first = (thing.__doc__ or "").strip().split("\n")[0].removeprefix("Returns ").rstrip(":.")
-    return first[:1].upper() + first[1:]
-
-
 def _message(error: Exception) -> str:
     """The words of an error; Python puts a number in front of a system error's."""
     if isinstance(error, OSError) and error.strerror and error.filename is None:
@@ -352,7 +249,3 @@ def _message(error: Exception) -> str:
 def _failure(message: str) -> int:
     print(f"rewire: {message}", file=sys.stderr)
     return FAILED
-
-
-if __name__ == "__main__":
-    main()

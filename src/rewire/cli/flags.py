@@ -1,0 +1,117 @@
+"""The flags of the commands, typed from the dataclasses of `recipe.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Union
+
+from rewire.recipe import Recipe, Runtime
+from rewire.recipes import RECIPES
+
+
+class RecipeFlags(Recipe):
+    __doc__ = Recipe.__doc__
+
+    def __post_init__(self) -> None:
+        """Checks nothing: `parsed` does, so that the message comes as it is and not in tyro's frame."""
+
+
+class RuntimeFlags(Runtime):
+    __doc__ = Runtime.__doc__
+
+    def __post_init__(self) -> None:
+        """As above."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train one recipe and write its record, its model file and a report."""
+
+    recipe: RecipeFlags
+    runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
+    baseline: bool = False
+    """Train the dense network too, to stand beside the method in the table; the default for digits only."""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Run methods x sparsities x seeds and test the differences; finished runs are never repeated."""
+
+    recipe: RecipeFlags
+    runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
+    methods: tuple[str, ...] = ("dense", "static", "set_itop", "rigl_itop", "rigl", "dst_ee")
+    """Methods to compare."""
+    sparsities: tuple[float | str, ...] = (0.9, 0.95, 0.98)
+    """Sparsities to compare at; dense runs once for all of them."""
+    seeds: int = 3
+    """Number of seeds, from --seed upward, the same for every method."""
+    sweep: tuple[str, ...] = ()
+    """Fields to vary, such as c=0,1e-5,1e-3 scale=none,layer."""
+    jobs: int = 1
+    """Runs at the same time, each on one CPU thread: for small models faster than one run on all threads."""
+    records: tuple[Path, ...] = ()
+    """Records of runs that need not be repeated, files or folders, besides those in --out."""
+    equal_updates: bool = True
+    """RigL updates until the end, like the others, instead of stopping at three quarters."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Print what a recipe makes of every layer, what it saves and what not, before training."""
+
+    recipe: RecipeFlags
+    data: Path | None = None
+    """Folder of the data, for a task whose image size is not known beforehand."""
+
+
+@dataclass(frozen=True)
+class List:
+    """List recipes, methods, models and tasks."""
+
+
+@dataclass(frozen=True)
+class Report:
+    """Build the page and the tables from records."""
+
+    runs: tuple[Path, ...]
+    """Files of records, or folders with some."""
+    out: Path = Path("report.html")
+    """The page to write."""
+
+
+def parsed(kind: type, command: str, words: Sequence[str]) -> Any:
+    """Returns the command's dataclass, with flags over the defaults of the recipe that the first word names."""
+    try:
+        import tyro
+    except ImportError as error:
+        raise ImportError(
+            'The command line needs tyro, which is not part of the bare library. Type: pip install "rewire[cli]"'
+        ) from error
+    settings = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
+    if kind in (List, Report):
+        return tyro.cli(kind, prog=f"rewire {command}", args=words, config=settings)
+    choices = []
+    for name, recipe in RECIPES.items():
+        given = {"baseline": name == "digits"} if kind is Train else {}
+        default = kind(RecipeFlags(**vars(recipe())), **given)
+        choice = tyro.conf.subcommand(name, default=default, description=summary(recipe))
+        choices.append(Annotated[kind, choice])
+    any_choice: Any = Union[tuple(choices)]  # noqa: UP007 (the choices are not known to the type checker)
+    parsed = tyro.cli(
+        any_choice,
+        prog=f"rewire {command}",
+        args=words,
+        config=settings,
+    )
+    checked: dict[str, Any] = {"recipe": Recipe(**vars(parsed.recipe))}
+    if kind is not Plan:
+        checked["runtime"] = Runtime(**vars(parsed.runtime))
+    return replace(parsed, **checked)
+
+
+def summary(thing: Any) -> str:
+    """The first line of a docstring, without the verb of a function."""
+    first = (thing.__doc__ or "").strip().split("\n")[0].removeprefix("Returns ").rstrip(":.")
+    return first[:1].upper() + first[1:]

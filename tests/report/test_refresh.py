@@ -1,0 +1,54 @@
+import pytest
+
+from rewire.report.refresh import refresh
+
+PAGE = """before
+<!-- table: accuracy made_up mlp -->
+old
+<!-- end of table -->
+between <!-- a comment -->
+<!-- table: differences made_up mlp -->
+<!-- end of table -->
+after
+"""
+
+
+@pytest.fixture
+def records(make):
+    runs = [make("dense", 0, seed) for seed in (0, 1)]
+    return runs + [make(method, s, seed) for method in ("static", "dst_ee") for s in (0.9, 0.95) for seed in (0, 1)]
+
+
+def test_tables_are_made_anew_and_the_rest_stays(records):
+    page = refresh(PAGE, records)
+    assert "old" not in page
+    assert page.startswith("before\n")
+    assert page.endswith("after\n")
+    assert "between <!-- a comment -->" in page
+    header = next(line for line in page.splitlines() if line.startswith("| method"))
+    assert [cell.strip() for cell in header.split("|")[1:-1]] == ["method", "dense", "90 %", "95 %"]
+    rows = [line.split("|")[1].strip() for line in page.splitlines() if line.startswith("| ")]
+    assert rows[:4] == ["method", "dense", "static", "dst_ee"]
+    assert "dst_ee minus static" in page
+
+
+def test_refreshing_again_changes_nothing(records):
+    page = refresh(PAGE, records)
+    assert refresh(page, records) == page
+
+
+def test_a_cell_is_the_mean_and_spread_of_its_runs(make):
+    runs = [make("static", 0.9, seed, result={"test_accuracy": value}) for seed, value in ((0, 0.5), (1, 0.6))]
+    assert "55.00 ± 7.07 (2)" in refresh(PAGE, runs)
+
+
+@pytest.mark.parametrize(
+    ("mark", "message"),
+    [
+        ("speed made_up mlp", r'"<!-- table: speed \.\.\." is unknown\. Use one of accuracy, results, differences'),
+        ("accuracy made_up cnn", r'wants a table of "made_up cnn", but the records hold made_up mlp. Name more files'),
+    ],
+)
+def test_a_mark_that_cannot_be_served_is_refused(records, mark, message):
+    with pytest.raises(ValueError, match=message):
+        refresh(f"<!-- table: {mark} -->\n<!-- end of table -->", records)

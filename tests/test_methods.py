@@ -1,0 +1,220 @@
+"""The methods by name, and DST-EE traced against a numpy implementation of its formulas."""
+
+import itertools
+import math
+import re
+
+import numpy as np
+import pytest
+import torch
+from reference import dst_ee_numpy
+from torch import nn
+from torch.nn import functional as F
+
+import rewire
+from rewire.core.schedule import Cosine, Every, Exponential
+from rewire.core.score import Exploration, Gradient, Magnitude, Random
+
+torch.set_num_threads(1)
+DYNAMIC = ["set", "set_itop", "rigl", "rigl_itop", "dst_ee"]
+STEPS, EVERY = 200, 8
+
+
+# ---- DST-EE, by hand
+
+
+def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequential, rewire.Sparsifier]:
+    """A run of 200 steps next to its numpy twin; every mask, visit and weight is compared at every step."""
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Linear(12, 16, bias=False), nn.Tanh(), nn.Linear(16, 6, bias=False)).double()
+    initial = [model[place].weight.detach().numpy().copy() for place in (0, 2)]
+    masks = {f"{place}.weight": torch.rand(model[place].weight.shape) < density for place, density in ((0, 0.2), (2, 0.4))}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
+    method = rewire.dst_ee(STEPS, every=EVERY, c=c, eps=eps, fraction=0.4, end_fraction=0.01, **options)
+    sparsifier = rewire.sparsify(model, optimizer, method, start=masks)
+    twin = dst_ee_numpy.Network(initial, [mask.numpy() for mask in masks.values()], lr=0.3, momentum=0.9)
+    generator = np.random.default_rng(7)
+    for step in range(1, STEPS + 1):
+        x, y = generator.standard_normal((32, 12)), generator.standard_normal((32, 6))
+        F.mse_loss(model(torch.from_numpy(x)), torch.from_numpy(y)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        gradients = twin.gradients(x, y)
+        twin.step(gradients)
+        if step % EVERY == 0 and step <= STEPS - EVERY:
+            twin.update(
+                gradients,
+                fraction=dst_ee_numpy.cosine(step, 0.4, 0.01, STEPS),
+                c=c,
+                eps=eps,
+                signed=options.get("signed", False),
+                regrow=options.get("regrow", True),
+                by_layer=options.get("scale") == "layer",
+            )
+        saved = sparsifier.state_dict()["layers"]
+        for place, name in enumerate(("0.weight", "2.weight")):
+            assert (sparsifier.masks[name].numpy() == twin.masks[place]).all(), (step, name)
+            assert (saved[name]["visits"].reshape(twin.visits[place].shape).numpy() == twin.visits[place]).all()
+            np.testing.assert_allclose(model.get_parameter(name).detach().numpy(), twin.weights[place], atol=1e-10)
+    assert sparsifier.updates == STEPS // EVERY - 1
+    return model, sparsifier
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"c": 0.0},
+        {"c": 0.5, "eps": 0.1},
+        {"signed": True, "c": 1e-2},
+        {"regrow": False},
+        {"scale": "layer", "c": 2.0},
+        {"scale": "layer", "c": 1.0, "signed": True, "regrow": False},
+    ],
+    ids=str,
+)
+def test_dst_ee_makes_the_masks_of_its_formulas(options) -> None:
+    _, sparsifier = traced(**options)
+    assert sparsifier.exploration > 1.2 * sparsifier.density  # something moved
+
+
+def test_the_options_of_dst_ee_are_not_the_same_run() -> None:
+    options = [{}, {"c": 0.0}, {"signed": True, "c": 1e-2}, {"regrow": False}, {"scale": "layer", "c": 2.0}]
+    runs = [traced(**option)[1].masks for option in options]
+    for first, second in itertools.combinations(runs, 2):
+        assert any(not torch.equal(first[name], second[name]) for name in first)
+
+
+def small_run(method: rewire.core.method.Method) -> tuple[nn.Module, rewire.Sparsifier, list[rewire.Update]]:
+    torch.manual_seed(4)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 5))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    updates: list[rewire.Update] = []
+    sparsifier = rewire.sparsify(model, optimizer, method, sparsity=0.8, on_update=updates.append)
+    for _ in range(60):
+        F.cross_entropy(model(torch.randn(16, 20)), torch.randint(0, 5, (16,))).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return model, sparsifier, updates
+
+
+@pytest.mark.parametrize("scale", ["none", "layer"])
+def test_c_0_is_rigl_itop_exactly(scale: str) -> None:
+    ours, mine, our_updates = small_run(rewire.dst_ee(60, every=4, c=0, scale=scale))
+    theirs, other, their_updates = small_run(rewire.rigl_itop(60, every=4))
+    assert our_updates == their_updates
+    assert all(torch.equal(mask, other.masks[name]) for name, mask in mine.masks.items())
+    assert all(torch.equal(a, b) for a, b in zip(ours.parameters(), theirs.parameters(), strict=True))
+
+
+def test_c_may_be_a_schedule() -> None:
+    falling = Exponential(start=1e-1, factor=0.5, every=8)
+    _, scheduled, _ = small_run(rewire.dst_ee(60, every=4, c=falling))
+    _, fixed, _ = small_run(rewire.dst_ee(60, every=4, c=1e-1))
+    assert any(not torch.equal(mask, fixed.masks[name]) for name, mask in scheduled.masks.items())
+
+
+def test_a_large_bonus_explores_more() -> None:
+    explored = [small_run(rewire.dst_ee(60, every=4, c=c))[1].exploration for c in (0, 10.0)]
+    assert explored[1] > explored[0]
+
+
+# ---- what each name means
+
+
+def test_every_method_by_name() -> None:
+    assert list(rewire.METHODS) == ["dense", "static", "set", "set_itop", "rigl", "rigl_itop", "dst_ee"]
+    for name, make in rewire.METHODS.items():
+        method = make(steps=1000, every=100) if name in DYNAMIC else make()
+        assert method.name == str(method) == name
+        assert method.dynamic == (name in DYNAMIC)
+
+
+def test_what_the_methods_drop_and_grow() -> None:
+    made = {name: rewire.METHODS[name](steps=1000, every=100) for name in DYNAMIC}
+    assert {method.drop for method in made.values()} == {Magnitude()}
+    assert made["set"].grow == made["set_itop"].grow == Random()
+    assert made["rigl"].grow == made["rigl_itop"].grow == Gradient()
+    assert made["dst_ee"].grow == Gradient() + Exploration(1e-5, eps=1.0)
+    assert all(method.regrow for method in made.values())
+
+
+def test_the_fraction_over_a_run() -> None:
+    assert rewire.set_(1000, every=100).fraction(900) == 0.3
+    rigl = rewire.rigl(1000, every=100)
+    assert rigl.fraction(0) == 0.3
+    assert rigl.fraction(375) == pytest.approx(0.15)
+    assert rigl.fraction(750) == 0
+    for make in (rewire.set_itop, rewire.rigl_itop, rewire.dst_ee):
+        fraction = make(1000, every=100).fraction
+        assert fraction == Cosine(0.5, 0.005, 1000)
+        assert fraction(500) == pytest.approx((0.5 + 0.005) / 2)
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_no_update_in_the_last_interval(name: str) -> None:
+    method = rewire.METHODS[name](steps=1000, every=100)
+    due = [step for step in range(1, 1001) if method.due(step)]
+    assert due == list(range(100, 701 if name == "rigl" else 901, 100))
+    assert method.updates(1000) == len(due)
+    assert rewire.METHODS[name](steps=1050, every=100).due == Every(100, 787 if name == "rigl" else 950)
+
+
+def test_rigl_stops_with_its_fraction() -> None:
+    assert rewire.rigl(1000, every=100, stop=1.0).updates(1000) == 9
+    assert rewire.rigl(1000, every=100, stop=0.5).updates(1000) == 5
+
+
+# ---- bad input
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_a_method_that_would_never_update_is_refused(name: str) -> None:
+    make = "set_" if name == "set" else name
+    with pytest.raises(ValueError) as error:
+        rewire.METHODS[name](steps=150, every=100)
+    assert str(error.value) == (
+        f"{make}(steps=150, every=100) would never update: the first update would be at step 100, and the last may be "
+        "at step 50. Use a shorter interval, such as every=6, or static() for a fixed mask."
+    )
+    assert rewire.METHODS[name](steps=150, every=6).updates(150) > 15
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_steps_must_be_given(name: str) -> None:
+    make = "set_" if name == "set" else name
+    with pytest.raises(ValueError, match=re.escape(f"{make}() does not know how long the run is (steps=0)")) as error:
+        rewire.METHODS[name]()
+    assert f"Say how many optimizer steps it takes: {make}(steps=epochs * len(loader))." in str(error.value)
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
+def test_a_fraction_outside_0_to_1_is_refused(name: str, fraction: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"fraction={fraction} is outside [0, 1]") + ".* Use fraction=0.5"):
+        rewire.METHODS[name](steps=1000, every=100, fraction=fraction)
+
+
+@pytest.mark.parametrize("name", ["set_itop", "rigl_itop", "dst_ee"])
+def test_an_end_fraction_outside_0_to_1_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=re.escape("end_fraction=2 is outside [0, 1]")):
+        rewire.METHODS[name](steps=1000, every=100, end_fraction=2)
+
+
+@pytest.mark.parametrize("name", DYNAMIC)
+def test_an_interval_below_one_step_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=r"every=0 is not an interval in optimizer steps. Use every=100"):
+        rewire.METHODS[name](steps=1000, every=0)
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"c": -1.0}, r"c=-1.0 is not a bonus: it must be finite and at least 0 \(0 is RigL-ITOP\). Use c=1e-5"),
+        ({"c": math.inf}, "c=inf is not a bonus"),
+        ({"eps": 0.0}, "eps=0.0 would divide by zero .* Use eps > 0, such as 1"),
+    ],
+)
+def test_options_of_dst_ee_that_cannot_be(options, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        rewire.dst_ee(1000, every=100, **options)
