@@ -87,7 +87,8 @@ class Masked:
         if gradient is None:
             return
         if gradient.requires_grad:  # made with create_graph=True
-            self.parameter.grad = torch.where(self.active, gradient, 0)
+            with torch.enable_grad():
+                self.parameter.grad = torch.where(self.active, gradient, 0)
         else:
             _keep_(gradient, self.active)
 

@@ -17,11 +17,11 @@ def cifar10_mlp() -> Recipe:
         model="mlp",
         hidden=(512, 512),
         every=100,
-        lr=0.02,
-        weight_decay=1e-3,
+        lr=0.05,
+        weight_decay=2e-3,
         epochs=8,
         label_smoothing=0.1,
-        augment="none",
+        augment="flip",
         bf16=True,
     )
 
