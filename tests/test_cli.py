@@ -198,3 +198,19 @@ def test_a_bug_shows_where_it_is(capsys: pytest.CaptureFixture[str], monkeypatch
     monkeypatch.setitem(COMMANDS, "list", (COMMANDS["list"][0], broken))
     with pytest.raises(KeyError):
         main(["list"])
+
+
+def test_report_makes_the_tables_of_a_page_anew(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "train", "digits", *TINY, "--out", str(tmp_path))
+    page = tmp_path / "page.md"
+    page.write_text("# Ours\n<!-- table: accuracy digits mlp -->\n<!-- end of table -->\n")
+    words = ("report", str(tmp_path), "--out", str(tmp_path / "report.html"), "--refresh", str(page))
+    status, out, _ = run(capsys, *words)
+    assert status == 0
+    assert f"tables  {page}" in out
+    assert "| dst_ee |" in page.read_text()
+    page.write_text("<!-- table: accuracy digits cnn -->\n<!-- end of table -->\n")
+    status, _, error = run(capsys, *words)
+    assert status == 2
+    assert 'wants a table of "digits cnn", but the records hold digits mlp' in error
+    assert "dst_ee" not in page.read_text()

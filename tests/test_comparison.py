@@ -167,3 +167,21 @@ def test_an_error_in_a_worker_is_told_and_no_other_run_is_lost(tmp_path: Path) -
     with pytest.raises(ValueError, match="would never update"):
         compare(points, Runtime(out=tmp_path), jobs=2, announce=silent)
     assert (tmp_path / RECORDS).exists() or list((tmp_path / "unfinished").glob("*/checkpoint.pt"))
+
+
+def test_a_record_from_before_a_field_existed_is_still_known(tmp_path: Path) -> None:
+    points = grid(TINY, methods=["set"], sparsities=[0.9], seeds=1)
+    (entry,), _ = compare(points, Runtime(out=tmp_path / "now"), announce=silent)
+    older = replace(entry, recipe={k: v for k, v in entry.recipe.items() if k not in ("label_smoothing", "image_size")})
+    assert record.key(older.recipe) != record.key(entry.recipe)
+    records, missing = compare(points, Runtime(out=tmp_path / "then"), known=[older], announce=silent)
+    assert (records, missing) == ([older], 0)
+    assert not (tmp_path / "then" / RECORDS).exists()
+
+
+def test_a_record_of_a_newer_version_is_not_taken_for_another_run(tmp_path: Path) -> None:
+    points = grid(TINY, methods=["set"], sparsities=[0.9], seeds=1)
+    (entry,), _ = compare(points, Runtime(out=tmp_path / "now"), announce=silent)
+    newer = replace(entry, recipe={**entry.recipe, "from_the_future": 1})
+    _, missing = compare(points, Runtime(out=tmp_path), known=[newer], announce=silent, should_stop=lambda: "a test")
+    assert missing == 1

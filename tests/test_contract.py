@@ -6,7 +6,9 @@ import functools
 import io
 import itertools
 import math
+import socket
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -16,6 +18,7 @@ from torch.nn import functional as F
 from torch.nn.utils import parametrize
 
 import rewire
+import rewire.layers
 from rewire.core.budget import ConstantDensity, CubicDensity
 from rewire.core.method import Keep, Method, Proportional, Ranked
 from rewire.core.schedule import Constant, Cosine, Every, Exponential, Linear
@@ -88,8 +91,7 @@ PRODUCT = [
 ]
 # Every method, structure and optimizer at least once.
 COVERING = [
-    (method, list(STRUCTURES)[place // 3 % 4], list(OPTIMIZERS)[place % 8])
-    for place, method in enumerate(METHODS)
+    (method, list(STRUCTURES)[place // 3 % 4], list(OPTIMIZERS)[place % 8]) for place, method in enumerate(METHODS)
 ]
 
 product = pytest.mark.parametrize(("method", "structure", "optimizer"), PRODUCT)
@@ -123,9 +125,10 @@ class Run:
         optimizer: str,
         sparsity: float = SPARSITY,
         dtype: torch.dtype = torch.float32,
+        model: nn.Module | None = None,
         **options,
     ) -> None:
-        self.model, self.dtype = network(dtype), dtype
+        self.model, self.dtype = model or network(dtype), dtype
         self.optimizer = OPTIMIZERS[optimizer](self.model.parameters())
         values = STRUCTURES[structure]
         if sparsity == 0 and isinstance(values, NM):
@@ -236,7 +239,9 @@ ALL_MANY_UPDATES = [
 ]
 
 
-@pytest.mark.parametrize(("method", "structure", "updates"), [*((*case, 250) for case in MANY_UPDATES), *ALL_MANY_UPDATES])
+@pytest.mark.parametrize(
+    ("method", "structure", "updates"), [*((*case, 250) for case in MANY_UPDATES), *ALL_MANY_UPDATES]
+)
 def test_the_total_holds_over_many_updates_with_ties_everywhere(method: str, structure: str, updates: int) -> None:
     value = dataclasses.replace(
         METHODS[method](0.5), due=Every(1, updates), fraction=Constant(0.5), density=ConstantDensity()
@@ -469,6 +474,51 @@ def test_a_run_of_overflows_repeats_no_update(method: str, monkeypatch) -> None:
     assert updates == list(range(1, STEPS))
 
 
+def _rank(rank: int, port: int, method: str, structure: str, optimizer: str, folder: str) -> None:
+    """One of two processes under DDP: half of every batch each, two micro-batches a step."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    run = no_norm(Run(METHODS[method](0.4), structure, optimizer, dtype=torch.float64))
+    whole, model = run.model, nn.parallel.DistributedDataParallel(run.model)
+    assert list(rewire.layers.choose(model)[1]) == list(rewire.layers.choose(whole)[1])
+    for step in range(1, STEPS + 1):
+        x, y = batch(step, torch.float64)
+        (x, xx), (y, yy) = x.chunk(2)[rank].chunk(2), y.chunk(2)[rank].chunk(2)
+        with model.no_sync():
+            (F.mse_loss(model(x), y) / 2).backward()
+        (F.mse_loss(model(xx), yy) / 2).backward()
+        inactive = ~run.sparsifier.masks["0.weight"]
+        dense = run.sparsifier.method.gradient == "always" or (
+            run.sparsifier.method.gradient == "due" and run.sparsifier.method.due(step)
+        )
+        assert bool(whole[0].weight.grad[inactive].any()) == (dense and bool(inactive.any()))
+        run.optimizer.step()
+        run.optimizer.zero_grad()
+    torch.save(
+        {"model": whole.state_dict(), "masks": run.sparsifier.masks, "metrics": run.sparsifier.metrics()},
+        f"{folder}/{rank}",
+    )
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.slow  # two processes that each import torch
+@covering
+def test_two_ranks_are_one_process(method: str, structure: str, optimizer: str, tmp_path, monkeypatch) -> None:
+    monkeypatch.syspath_prepend(Path(__file__).parents[1])  # where the ranks find this module again
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = (port, method, structure, optimizer, str(tmp_path))
+    torch.multiprocessing.start_processes(_rank, arguments, nprocs=2, start_method="spawn")
+    alone = _train(no_norm(Run(METHODS[method](0.4), structure, optimizer, dtype=torch.float64)))
+    for rank in ("0", "1"):
+        state = torch.load(tmp_path / rank, weights_only=True)
+        assert state["metrics"] == alone.sparsifier.metrics()
+        assert all(torch.equal(mask, state["masks"][name]) for name, mask in alone.sparsifier.masks.items())
+        for name, value in alone.model.state_dict().items():
+            torch.testing.assert_close(value, state["model"][name], rtol=1e-9, atol=1e-12)
+
+
 # ---- 6: what people do with a model
 
 
@@ -534,24 +584,13 @@ def test_a_whole_model_can_be_saved(method: str, structure: str, optimizer: str)
 @pytest.mark.parametrize("moved", ["before", "after"])
 @covering
 def test_channels_last_is_the_same_training(method: str, structure: str, optimizer: str, moved: str) -> None:
-    plain = Run(METHODS[method](0.4), structure, optimizer, dtype=torch.float64)
-    run = copy.copy(plain)
+    model = network(torch.float64)
     if moved == "before":
-        Network = globals()["network"]
-        run.model = Network(torch.float64).to(memory_format=torch.channels_last)
-    else:
-        run.model = network(torch.float64)
-    run.optimizer = OPTIMIZERS[optimizer](run.model.parameters())
-    sparsifier = plain.sparsifier
-    run.sparsifier = rewire.sparsify(
-        run.model,
-        run.optimizer,
-        sparsifier.method,
-        sparsity=None if structure == "2:4" else SPARSITY,
-        structure=sparsifier.structure,
-    )
+        model.to(memory_format=torch.channels_last)
+    plain = Run(METHODS[method](0.4), structure, optimizer, dtype=torch.float64)
+    run = Run(METHODS[method](0.4), structure, optimizer, dtype=torch.float64, model=model)
     if moved == "after":
-        run.model.to(memory_format=torch.channels_last)
+        model.to(memory_format=torch.channels_last)
     assert run.model[0].weight.is_contiguous(memory_format=torch.channels_last)
     for _ in range(STEPS):
         plain.step()

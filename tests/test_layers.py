@@ -319,7 +319,7 @@ def test_a_pattern_that_matches_nothing_lists_the_modules() -> None:
 
 def test_a_model_without_a_sparse_layer_says_why() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4))
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="No layer of the model can be sparse") as error:
         choose(model, exclude=["1"])
     assert str(error.value) == (
         "No layer of the model can be sparse: 0.weight stays dense (weight of BatchNorm1d); 0.bias stays dense (bias); "

@@ -28,7 +28,9 @@ def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequenti
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(12, 16, bias=False), nn.Tanh(), nn.Linear(16, 6, bias=False)).double()
     initial = [model[place].weight.detach().numpy().copy() for place in (0, 2)]
-    masks = {f"{place}.weight": torch.rand(model[place].weight.shape) < density for place, density in ((0, 0.2), (2, 0.4))}
+    masks = {
+        f"{place}.weight": torch.rand(model[place].weight.shape) < density for place, density in ((0, 0.2), (2, 0.4))
+    }
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
     method = rewire.dst_ee(STEPS, every=EVERY, c=c, eps=eps, fraction=0.4, end_fraction=0.01, **options)
     sparsifier = rewire.sparsify(model, optimizer, method, start=masks)
@@ -171,7 +173,7 @@ def test_rigl_stops_with_its_fraction() -> None:
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_a_method_that_would_never_update_is_refused(name: str) -> None:
     make = "set_" if name == "set" else name
-    with pytest.raises(ValueError) as error:
+    with pytest.raises(ValueError, match="would never update") as error:
         rewire.METHODS[name](steps=150, every=100)
     assert str(error.value) == (
         f"{make}(steps=150, every=100) would never update: the first update would be at step 100, and the last may be "

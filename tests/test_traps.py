@@ -150,7 +150,7 @@ class Poison(torch.autograd.Function):
 def test_nan_at_an_inactive_place_does_not_survive(optimizer) -> None:
     """On ordinary steps, and with a method that reads no gradient on due steps as well."""
     model, stepper, sparsifier = start(rewire.set_(STEPS, every=EVERY), optimizer)
-    for step in range(STEPS):
+    for _ in range(STEPS):
         inactive = ~sparsifier.masks["0.weight"]
         weight = Poison.apply(model[0].weight, inactive)
         F.linear(torch.randn(8, 10), weight).square().mean().backward()
@@ -219,7 +219,6 @@ def test_gradients_made_with_create_graph_are_masked() -> None:
 
 
 # ---- weights and states
-
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.SGD, torch.optim.AdamW, torch.optim.RMSprop, Lion])

@@ -81,8 +81,14 @@ def check_state(
             f"This is not a sparsifier state of format {format_} (it says {state.get('format')!r}), so it cannot "
             "be read. Pass what sparsifier.state_dict() returned."
         )
+    missing = [key for key in ("method", "structure", "seed", "step", "updates", "moved", "layers") if key not in state]
+    if missing:
+        raise ValueError(
+            f"The saved state is not whole (it lacks {', '.join(missing)}); nothing was changed. Load another "
+            "checkpoint."
+        )
     differences = [f"{what}: saved {state[what]}, here {here}" for what, here in made_of.items() if state[what] != here]
-    saved = {name: tuple(layer["shape"]) for name, layer in state["layers"].items()}
+    saved = {name: tuple(layer.get("shape", ())) for name, layer in state["layers"].items()}
     differences += [
         f"{name}: saved {saved.get(name, 'nothing')}, here {shapes.get(name, 'nothing')}"
         for name in sorted(saved.keys() | shapes.keys())

@@ -95,7 +95,7 @@ def compare(
     checkpoint, from which the next call goes on.
     """
     wanted = {record.key(recipe.identity()): recipe for recipe in recipes}
-    done = {key: entry for entry in known if (key := record.key(entry.recipe)) in wanted}
+    done = {key: entry for entry in known if (key := _key(entry)) in wanted}
     waiting = {key: recipe for key, recipe in wanted.items() if key not in done}
     if done:
         announce(f"{len(done)} of {len(wanted)} runs have a record already and are not repeated.")
@@ -113,6 +113,14 @@ def compare(
             f"{entry.result['seconds']:.1f} s, {pace * (len(wanted) - len(done)) / 60:.1f} min left"
         )
     return [done[key] for key in wanted if key in done], len(wanted) - len(done)
+
+
+def _key(entry: Record) -> str:
+    """The key under which today's grid looks for a recorded run, whatever fields recipes had when it ran."""
+    try:
+        return record.key(Recipe.of(entry.recipe).identity())
+    except (TypeError, ValueError):  # from a newer version, which this one cannot repeat
+        return record.key(entry.recipe)
 
 
 def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> Iterator[tuple[str, Record]]:

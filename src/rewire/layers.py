@@ -50,7 +50,8 @@ class SparseWeight:
 
     def _swap(self, weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, "..."]:
         # (g * a, b, *k) -> (g * b, a, *k); applying it twice gives the weight back.
-        return weight.unflatten(0, (self.swapped_groups, -1)).transpose(1, 2).flatten(0, 1)
+        parts: Tensor = weight.unflatten(0, (self.swapped_groups, -1))
+        return parts.transpose(1, 2).flatten(0, 1)
 
 
 def unwrap(model: nn.Module) -> nn.Module:

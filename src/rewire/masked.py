@@ -5,6 +5,7 @@ It runs on any device and saves neither time nor memory; it is what every result
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -133,24 +134,39 @@ class Masked:
             "buffers": {name: buffer.cpu().clone() for name, buffer in self.buffers.items()},
         }
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Takes a state over; the Sparsifier has checked that it fits."""
-        self.active.copy_(unpack_bits(state["active"], self.active.shape))
-        visits = state["visits"]
-        if not state["counted"]:
-            visits = unpack_bits(visits, self.visits.shape)
+    def read(self, state: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+        """Returns mask, visits and buffers of a saved state, for `take_`; ValueError where it is not whole."""
+        try:
+            active = unpack_bits(state["active"], self.active.shape)
+            visits = state["visits"] if state["counted"] else unpack_bits(state["visits"], self.visits.shape)
+            buffers = {name: state["buffers"][name].reshape(self.parameter.shape) for name in self.buffers}
+            return active, visits.reshape(self.visits.shape), buffers
+        except (KeyError, ValueError, RuntimeError) as error:
+            raise ValueError(
+                f"The saved state of {self.name} is not whole ({error}); nothing was changed. Load another checkpoint."
+            ) from error
+
+    def take_(self, active: Tensor, visits: Tensor, buffers: Mapping[str, Tensor]) -> None:
+        """Takes over what `read` returned."""
+        self.active.copy_(active)
         self.visits.copy_(visits)
         for name, buffer in self.buffers.items():
-            buffer.copy_(state["buffers"][name])
+            buffer.copy_(buffers[name])
 
 
 def gradient_hook(storage: Masked, stays_dense: Callable[[], bool]) -> Callable[[Tensor], None]:
-    """Returns the hook that masks a weight's gradient once it has been accumulated, unless an update needs it."""
+    """Returns the hook that masks a weight's gradient once it has been accumulated, unless an update needs it.
+
+    It holds the storage weakly: a weight whose hook held the weight itself would never be freed.
+    """
+    reference = weakref.ref(storage)
 
     def mask(_: Tensor) -> None:
-        storage.follow_()
-        if not stays_dense():
-            storage.mask_gradient_()
+        alive = reference()
+        if alive is not None:
+            alive.follow_()
+            if not stays_dense():
+                alive.mask_gradient_()
 
     return mask
 

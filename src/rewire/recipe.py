@@ -145,6 +145,17 @@ class Recipe:
             unread.add("momentum")
         return fields | dict.fromkeys(unread)
 
+    @classmethod
+    def of(cls, identity: Mapping[str, Any]) -> Recipe:
+        """Returns the recipe of a recorded identity; fields that came later have their defaults, as that run had.
+
+        Raises TypeError where the identity has fields that this version does not know.
+        """
+        given = {name: value for name, value in identity.items() if value is not None}
+        if "hidden" in given:
+            given["hidden"] = tuple(given["hidden"])
+        return cls(**given)
+
     def build_method(self, steps: int) -> Method:
         """Returns the method laid over a run of that many optimizer steps."""
         options = {name: getattr(self, name) for name in _options(self.method)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -133,8 +134,14 @@ class Sparsifier:
         for name, topology in topologies.items():
             self._storages[name].rewire_(topology)
         self._zero_inactive()
+        this = weakref.ref(self)
+
+        def watching() -> bool:
+            alive = this()
+            return alive is not None and alive._watching
+
         self._hooks: list[RemovableHandle] = [
-            storage.parameter.register_post_accumulate_grad_hook(gradient_hook(storage, lambda: self._watching))
+            storage.parameter.register_post_accumulate_grad_hook(gradient_hook(storage, watching))
             for storage in self._storages.values()
         ]
         self._hooks.append(optimizer.register_step_post_hook(self._after_step))
@@ -286,7 +293,8 @@ class Sparsifier:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continues from a saved state. Load the model and the optimizer as well, in any order, but after sparsify().
 
-        Raises ValueError, and changes nothing, where the state is of another format, method, structure or model.
+        Raises ValueError, and changes nothing, where the state is of another format, method, structure or model, or
+        is not whole.
         """
         check_state(
             state,
@@ -294,10 +302,11 @@ class Sparsifier:
             {"method": repr(self.method), "structure": repr(self.structure)},
             {name: tuple(storage.parameter.shape) for name, storage in self._storages.items()},
         )
+        layers = {name: storage.read(state["layers"][name]) for name, storage in self._storages.items()}
         self.seed, self._calls, self.updates = state["seed"], state["step"], state["updates"]
         self._overflows, self._moved = None, dict(state["moved"])
         for name, storage in self._storages.items():
-            storage.load_state_dict(state["layers"][name])
+            storage.take_(*layers[name])
         self._zero_inactive()
         self._watch_next()
 

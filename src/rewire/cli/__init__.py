@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from operator import methodcaller
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,10 +134,19 @@ def list_(command: List, words: Sequence[str]) -> int:
 
 
 def report(command: Report, words: Sequence[str]) -> int:
-    """Builds the page from records."""
+    """Builds the page from records, and the tables inside other pages."""
     from rewire import record
+    from rewire.atomic import atomic_write
+    from rewire.report.refresh import refresh
 
-    _show(record.read(command.runs), command.out)
+    records = record.read(command.runs)
+    pages = {
+        path: refresh(path.read_text(), records).encode() for path in command.refresh
+    }  # all, before any is written
+    _show(records, command.out)
+    for path, content in pages.items():
+        atomic_write(path, methodcaller("write", content))
+        print(f"tables  {path.resolve()}")
     return 0
 
 

@@ -79,6 +79,8 @@ class Report:
     """Files of records, or folders with some."""
     out: Path = Path("report.html")
     """The page to write."""
+    refresh: tuple[Path, ...] = ()
+    """Markdown pages in which to make the marked tables anew, such as README.md."""
 
 
 def parsed(kind: type, command: str, words: Sequence[str]) -> Any:

@@ -1,0 +1,343 @@
+"""Where training starts: budgets as the user says them, first topologies, masks of the user's own."""
+
+import re
+import warnings
+
+import pytest
+import torch
+from torch import nn
+
+import rewire
+from rewire.core.budget import CubicDensity
+from rewire.core.method import Keep, Method, Proportional, Ranked
+from rewire.core.schedule import Constant, Every
+from rewire.core.score import Gradient, GradientMean, Magnitude, Random
+from rewire.core.structure import NM, Block, FanIn, Unstructured
+
+torch.set_num_threads(1)
+
+
+def network() -> nn.Sequential:
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 10))
+
+
+def sparsify(model: nn.Module | None = None, method: Method | None = None, **options) -> rewire.Sparsifier:
+    model = network() if model is None else model
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    return rewire.sparsify(model, optimizer, method or rewire.static(), **options)
+
+
+def active(sparsifier: rewire.Sparsifier) -> dict[str, int]:
+    return {name: int(mask.sum()) for name, mask in sparsifier.masks.items()}
+
+
+# ---- budgets
+
+
+def test_uniform_er_and_erk_by_hand() -> None:
+    model = nn.Sequential(nn.Conv2d(4, 8, 5), nn.Conv2d(8, 16, 1))  # 800 and 128 weights; density 0.25: 232
+    assert active(sparsify(model, sparsity=0.75, distribution="uniform")) == {"0.weight": 200, "1.weight": 32}
+    # er: (4 + 8) / 32 = 0.375 and (8 + 16) / 128 = 0.1875; 0.375 * 800 + 0.1875 * 128 = 324; times 232 / 324
+    assert active(sparsify(model_like(model), sparsity=0.75, distribution="er")) == {"0.weight": 215, "1.weight": 17}
+    # erk: 22 and 26 for each weight of the whole layer, so 232 in the ratio 22 : 26
+    assert active(sparsify(model_like(model), sparsity=0.75)) == {"0.weight": 106, "1.weight": 126}
+
+
+def model_like(model: nn.Module) -> nn.Module:
+    return nn.Sequential(nn.Conv2d(4, 8, 5), nn.Conv2d(8, 16, 1))
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 0.1, 0.5, 0.777, 0.9, 0.95, 0.98, 0.99])
+@pytest.mark.parametrize("distribution", ["uniform", "er", "erk", "global"])
+def test_the_total_is_exact(distribution: str, sparsity: float) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sparsifier = sparsify(sparsity=sparsity, distribution=distribution, start=Magnitude())
+    assert sum(active(sparsifier).values()) == round((1 - sparsity) * 2800)
+    assert all(mask.any() for mask in sparsifier.masks.values())
+
+
+def test_overrides_by_glob() -> None:
+    sparsifier = sparsify(sparsity={"*": 0.9, "2": 0.5, "4.weight": 0})
+    assert active(sparsifier) == {"0.weight": 80, "2.weight": 800, "4.weight": 400}
+
+
+def test_global_keeps_the_best_of_all_layers() -> None:
+    model = network()
+    with torch.no_grad():
+        model[4].weight.mul_(1.3)
+    weights = {name: p.detach().abs().clone() for name, p in model.named_parameters() if p.ndim > 1}
+    everything = torch.cat([weight.flatten() for weight in weights.values()])
+    least = everything.sort(descending=True).values[559]
+    sparsifier = sparsify(model, sparsity=0.8, distribution="global", start=Magnitude())
+    assert all(torch.equal(mask, weights[name] >= least) for name, mask in sparsifier.masks.items())
+
+
+def test_global_ranks_float64_scores_as_float64() -> None:
+    """Scores that float32 cannot tell apart."""
+    model = nn.Sequential(nn.Linear(10, 10), nn.Linear(10, 10)).double()
+    with torch.no_grad():
+        steps = 1e-12 * torch.arange(200, dtype=torch.float64).reshape(2, 10, 10)
+        model[0].weight.copy_(1 + steps[0])
+        model[1].weight.copy_(1 + steps[1])
+    sparsifier = sparsify(model, sparsity=0.45, distribution="global", start=Magnitude())
+    assert active(sparsifier) == {"0.weight": 10, "1.weight": 100}
+
+
+def test_magnitude_keeps_the_best_weights_of_a_trained_model() -> None:
+    model = network()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    sparsifier = sparsify(model, sparsity=0.8, start=Magnitude())
+    for name, mask in sparsifier.masks.items():
+        assert before[name][mask].abs().min() >= before[name][~mask].abs().max()
+        assert torch.equal(model.get_parameter(name), before[name] * mask)  # and does not rescale them
+
+
+def test_random_starts_by_the_seed() -> None:
+    first, again, other = (sparsify(sparsity=0.9, seed=seed).masks for seed in (0, 0, 1))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert all(not torch.equal(first[name], other[name]) for name in first)
+    assert {name: int(mask.sum()) for name, mask in first.items()} == {name: int(m.sum()) for name, m in other.items()}
+
+
+def test_a_structure_that_fixes_its_density_needs_no_sparsity() -> None:
+    for sparsity in (None, 0.5):
+        sparsifier = sparsify(sparsity=sparsity, structure=NM(2, 4), exclude=[])
+        assert sparsifier.sparsity == 0.5
+    model = nn.Linear(9, 4)
+    assert active(sparsify(model, sparsity=2 / 3, structure=NM(1, 3))) == {"weight": 12}  # 1 - 1/3 is not 2/3 in floats
+
+
+def test_the_floor_is_said() -> None:
+    model = nn.Sequential(nn.Linear(100, 100), nn.Linear(4, 4), nn.Linear(100, 10))
+    with pytest.warns(UserWarning, match="without an active weight") as said:
+        sparsifier = sparsify(model, sparsity=0.98, distribution="uniform")
+    assert [str(warning.message) for warning in said] == [
+        "The budget would leave 1.weight without an active weight; each keeps the floor of one unit per group (1). "
+        'Lower the sparsity, or leave them dense with exclude=["1.weight"].'
+    ]
+    assert active(sparsifier)["1.weight"] == 1
+    with torch.no_grad():
+        model = network()
+        model[0].weight.mul_(1e-3)
+    with pytest.warns(UserWarning, match="leave 0.weight without an active weight"):
+        sparsifier = sparsify(model, sparsity=0.9, distribution="global", start=Magnitude())
+    assert active(sparsifier)["0.weight"] == 1
+    with warnings.catch_warnings():  # a layer that gets one weight by its own right is no news
+        warnings.simplefilter("error")
+        sparsify(nn.Sequential(nn.Linear(1000, 1000), nn.Linear(2, 2)), sparsity=0.9997)
+
+
+# ---- masks of the user's own
+
+
+def test_masks_are_taken_as_they_are() -> None:
+    torch.manual_seed(5)
+    masks = {name: torch.rand(p.shape) < 0.3 for name, p in network().named_parameters() if p.ndim > 1}
+    sparsifier = sparsify(start=masks)
+    assert all(torch.equal(sparsifier.masks[name], mask) for name, mask in masks.items())
+    assert sparsifier.density == sum(int(mask.sum()) for mask in masks.values()) / 2800
+
+
+@pytest.mark.parametrize("structure", [Unstructured(), NM(2, 4), Block(2, 5), FanIn()], ids=str)
+def test_masks_of_one_run_start_another(structure) -> None:
+    dense = isinstance(structure, NM)
+    first = sparsify(sparsity=None if dense else 0.7, structure=structure)
+    again = sparsify(start=first.masks, structure=structure, method=rewire.dst_ee(100, every=4))
+    assert all(torch.equal(again.masks[name], mask) for name, mask in first.masks.items())
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (
+            lambda masks: masks.pop("2.weight"),
+            "start lacks 2.weight: masks must name exactly the sparse layers. These are 0.weight, 2.weight, 4.weight.",
+        ),
+        (
+            lambda masks: masks.update({"0.bias": torch.ones(40, dtype=torch.bool)}),
+            "start has 0.bias: masks must name exactly the sparse layers. These are 0.weight, 2.weight, 4.weight.",
+        ),
+        (
+            lambda masks: masks.update({"4.weight": masks["4.weight"].float()}),
+            "The mask of 4.weight is torch.float32 (10, 40), but must be torch.bool (10, 40), True where active. "
+            "Use mask.bool(), of the weight's shape.",
+        ),
+        (
+            lambda masks: masks.update({"4.weight": masks["4.weight"].t()}),
+            "The mask of 4.weight is torch.bool (40, 10), but must be torch.bool (10, 40), True where active. "
+            "Use mask.bool(), of the weight's shape.",
+        ),
+        (
+            lambda masks: masks["0.weight"].zero_(),
+            "The mask of 0.weight has no active weight, so nothing passes. Keep at least one.",
+        ),
+    ],
+)
+def test_masks_that_do_not_fit_are_refused_and_nothing_changes(change, text: str) -> None:
+    model = network()
+    masks = {name: p.detach() > 0 for name, p in model.named_parameters() if p.ndim > 1}
+    change(masks)
+    refused(model, text, start=masks)
+
+
+@pytest.mark.parametrize("structure", [NM(2, 4), Block(2, 5), FanIn()], ids=str)
+def test_masks_that_do_not_hold_the_structure_are_refused(structure) -> None:
+    model = network()
+    masks = {name: p.detach() > 0 for name, p in model.named_parameters() if p.ndim > 1}
+    refused(
+        model,
+        f"The mask of 0.weight does not hold {structure}: its units or groups are not whole. Use "
+        "structure=Unstructured(), or masks made with the same structure.",
+        start=masks,
+        structure=structure,
+    )
+
+
+def test_one_of_four_is_not_two_of_four() -> None:
+    masks = sparsify(structure=NM(1, 4)).masks
+    refused(network(), "The mask of 0.weight does not hold NM(n=2, m=4)", start=masks, structure=NM(2, 4))
+
+
+def test_rows_of_unequal_fan_in_are_refused() -> None:
+    model = nn.Linear(4, 3)
+    mask = torch.tensor([[1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 0, 0]], dtype=torch.bool)
+    refused(model, "The mask of weight does not hold FanIn()", start={"weight": mask}, structure=FanIn())
+
+
+# ---- what contradicts itself
+
+
+def refused(model: nn.Module, text: str, kind: type[Exception] = ValueError, method: Method | None = None, **options):
+    """Asserts that `sparsify` raises with the text, changes nothing, and leaves the model free for another try."""
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    with pytest.raises(kind, match=re.escape(text)):
+        rewire.sparsify(model, optimizer, method or rewire.static(), **options)
+    assert all(torch.equal(p, before[name]) for name, p in model.named_parameters())
+    assert not any(p._post_accumulate_grad_hooks for p in model.parameters())
+    assert not optimizer._optimizer_step_post_hooks
+    rewire.sparsify(model, optimizer, rewire.static(), sparsity=0.1)
+
+
+@pytest.mark.parametrize("sparsity", [-0.1, 1.0, 2, float("nan"), {"*": 0.5, "0": 1.0}])
+def test_sparsity_outside_0_to_1(sparsity) -> None:
+    refused(network(), "is outside [0, 1): it is the share of weights that are zero", sparsity=sparsity)
+
+
+GRANET = Method("granet", Magnitude(), Gradient(), Constant(0.3), Every(1, 9), share=Ranked())
+SNFS = Method("snfs", Magnitude(), GradientMean(), Constant(0.3), Every(1, 9), share=Proportional(GradientMean()))
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("sparsity is missing, and nothing else says how many weights may stay. Add for example sparsity=0.95.", {}),
+        (
+            "sparsity=0.9 contradicts NM(n=2, m=4), which fixes the sparsity at 0.5. Leave sparsity out, or choose "
+            "another structure.",
+            {"sparsity": 0.9, "structure": NM(2, 4)},
+        ),
+        (
+            "sparsity names 'head', which matches no sparse layer. The sparse layers are: 0.weight, 2.weight, 4.wei",
+            {"sparsity": {"*": 0.5, "head": 0.1}},
+        ),
+        (
+            "The budget leaves 2 active weights for 3 layers, and each needs at least one unit (0.weight: 1, "
+            "2.weight: 1, 4.weight: 1), so a layer would be cut off. Lower the sparsity or leave small layers dense "
+            "with exclude=[...].",
+            {"sparsity": 0.9994},
+        ),
+        (
+            "The budget leaves 84 active weights for 3 layers, and each needs at least one unit (0.weight: 40",
+            {"sparsity": 0.97, "structure": FanIn()},
+        ),
+        (
+            "0.weight has 20 input channels, not a multiple of M=8, so 2:8 cannot hold there. Leave it dense with "
+            'exclude=["0.weight"] or choose an M that divides 20.',
+            {"structure": NM(2, 8)},
+        ),
+        (
+            "0.weight is a matrix of 40 x 20, which blocks of 4 x 3 do not tile. Leave it dense with "
+            'exclude=["0.weight"] or choose sides that divide 40 and 20.',
+            {"sparsity": 0.5, "structure": Block(4, 3)},
+        ),
+        (
+            "start gives masks, which fix the sparsity, so sparsity= would be ignored. Leave one out.",
+            {"sparsity": 0.5, "start": {}},
+        ),
+        (
+            "start=Gradient(signed=False) needs gradient, which does not exist before training. Use Random() or "
+            "Magnitude(), or give masks.",
+            {"sparsity": 0.5, "start": Gradient()},
+        ),
+        (
+            "dense() keeps every weight, but sparsity=0.5. Use sparsity=0, or static() for a fixed mask.",
+            {"sparsity": 0.5, "method": rewire.dense()},
+        ),
+        (
+            "distribution=\"global\" ranks all layers together, so sparsity={'*': 0.5, '0': 0.1} cannot fix single "
+            'layers. Use one number, or distribution="erk".',
+            {"sparsity": {"*": 0.5, "0": 0.1}, "distribution": "global"},
+        ),
+        (
+            "granet moves weights between layers (Ranked()), but NM(n=2, m=4) fixes the density of every layer. Use "
+            "share=Keep(), or another structure.",
+            {"structure": NM(2, 4), "method": GRANET},
+        ),
+        ("snfs moves weights between layers (Proportional(", {"structure": NM(2, 4), "method": SNFS}),
+    ],
+    ids=lambda value: value[:40] if isinstance(value, str) else "",
+)
+def test_what_contradicts_itself_is_refused_and_nothing_changes(text: str, options) -> None:
+    refused(network(), text, **options)
+
+
+# ---- densities that move
+
+
+def test_gmp_goes_from_dense_to_its_target() -> None:
+    gmp = Method("gmp", Magnitude(), due=Every(2, 8), density=CubicDensity(0.0, 0, 8), share=Keep())
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = rewire.sparsify(model, optimizer, gmp, sparsity={"*": 0.9, "4": 0.5})
+    seen = [sparsifier.sparsity]
+    for _ in range(10):
+        model(torch.randn(4, 20)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        seen.append(sparsifier.sparsity)
+    assert seen[0] == seen[1] == 0
+    assert seen == sorted(seen)
+    assert active(sparsifier)["4.weight"] == 200
+    assert sum(active(sparsifier).values()) == 440
+    assert seen[2] == pytest.approx(1 - seen_density(2), abs=1e-3)
+
+
+def seen_density(step: int) -> float:
+    """By hand: each layer's sparsity is s (1 - (1 - step / 8)^3)."""
+    share = 1 - (1 - step / 8) ** 3
+    return 1 - (0.9 * share * 2400 + 0.5 * share * 400) / 2800
+
+
+def test_gmp_reaches_two_of_four() -> None:
+    gmp = Method("gmp", Magnitude(), due=Every(2, 8), density=CubicDensity(0.0, 0, 8))
+    model = network()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = rewire.sparsify(model, optimizer, gmp, structure=NM(2, 4))
+    for _ in range(8):
+        model(torch.randn(4, 20)).square().sum().backward()
+        optimizer.step()
+        for mask in sparsifier.masks.values():
+            assert mask.reshape(-1, 4).sum(1).unique().numel() == 1
+        optimizer.zero_grad()
+    assert all((mask.reshape(-1, 4).sum(1) == 2).all() for mask in sparsifier.masks.values())
+
+
+def test_a_random_start_is_uniform_over_places() -> None:
+    counts = sum(
+        sparsify(sparsity=0.5, seed=seed, distribution="uniform").masks["4.weight"].int() for seed in range(60)
+    )
+    assert 15 < counts.min() < counts.max() < 45
+    assert Random() == Random()
