@@ -10,7 +10,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import rewire
-from rewire.core.method import Method
+from rewire.core.budget import CubicDensity
+from rewire.core.method import Method, Proportional, Ranked
 from rewire.core.schedule import Constant, Every, Never
 from rewire.core.score import Gradient, GradientMean, Magnitude, Random
 
@@ -122,6 +123,44 @@ def test_no_gradient_is_no_signal(method: Method) -> None:
     assert {name: int(m.sum()) for name, m in before.items()} == {
         name: int(m.sum()) for name, m in sparsifier.masks.items()
     }
+
+
+def test_a_falling_budget_falls_only_where_there_is_a_gradient() -> None:
+    """The layer without one keeps its weights, and takes none from the plan of the other."""
+    granet = Method(
+        "granet",
+        Magnitude(),
+        Gradient(),
+        Constant(0.0),
+        Every(EVERY, STEPS),
+        CubicDensity(0.0, 0, STEPS),
+        Ranked(),
+    )
+    model, optimizer, sparsifier = start(granet, sparsity=0.75, distribution="uniform")
+    for _ in range(STEPS):
+        model[2](torch.randn(8, 16)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert sparsifier.masks["0.weight"].all()
+    assert sparsifier.masks["2.weight"].sum() == 16
+
+
+def test_redistribution_leaves_no_layer_without_a_weight() -> None:
+    share = Proportional(GradientMean())
+    snfs = Method("snfs", Magnitude(), GradientMean(), Constant(0.5), Every(1, STEPS), share=share)
+    model = nn.Sequential(nn.Linear(10, 16), nn.Tanh(), nn.Linear(16, 4))
+    masks = {"0.weight": torch.rand(16, 10) < 0.3, "2.weight": torch.zeros(4, 16, dtype=torch.bool)}
+    masks["2.weight"][0, 0] = True
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = rewire.sparsify(model, optimizer, snfs, start=masks)
+    total = sum(int(mask.sum()) for mask in masks.values())
+    for _ in range(STEPS):
+        for parameter, size in zip(model.parameters(), (1.0, 1.0, 1e-9, 1e-9), strict=True):
+            parameter.grad = size * torch.randn(parameter.shape)
+        optimizer.step()
+        assert sparsifier.masks["2.weight"].sum() == 1
+        assert sum(int(mask.sum()) for mask in sparsifier.masks.values()) == total
+    assert sparsifier.updates == STEPS
 
 
 def test_a_step_without_any_gradient_moves_nothing() -> None:

@@ -1,4 +1,8 @@
-"""The Sparsifier: the one stateful object, hooked around the user's own `optimizer.step()`."""
+"""The Sparsifier: the one stateful object, hooked around the user's own `optimizer.step()`.
+
+Over 300 lines, because the order of one step and what the user may call belong together; layers, storage, start and
+checks have files of their own.
+"""
 
 from __future__ import annotations
 
