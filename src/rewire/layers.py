@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
-from torch.nn.parallel import DataParallel, DistributedDataParallel
+
+from rewire.core.names import plain_name, unwrap
 
 Pattern = str | type[nn.Module] | Callable[[str, nn.Module], bool]
 
@@ -54,17 +55,6 @@ class SparseWeight:
         return parts.transpose(1, 2).flatten(0, 1)
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Returns the user's own module inside DDP, DataParallel and torch.compile wrappers."""
-    while True:
-        if isinstance(model, (DistributedDataParallel, DataParallel)):
-            model = model.module
-        elif isinstance(inner := getattr(model, "_orig_mod", None), nn.Module):
-            model = inner
-        else:
-            return model
-
-
 def choose(
     model: nn.Module, include: Iterable[Pattern] = (), exclude: Iterable[Pattern] = ()
 ) -> tuple[list[SparseWeight], dict[str, str]]:
@@ -85,7 +75,7 @@ def choose(
     for module_name, module in model.named_modules():
         for short, parameter in module.named_parameters(recurse=False):
             name = f"{module_name}.{short}" if module_name else short
-            name = name.replace("_orig_mod.", "")
+            name = plain_name(name)
             if id(parameter) not in owners:
                 parameters[name] = parameter
             owners.setdefault(id(parameter), []).append((name, module))
@@ -113,7 +103,7 @@ def choose(
         kind, pattern = unmatched[0]
         raise ValueError(
             f"{kind}=[{pattern!r}] matches no parameter of the model, so it would do nothing. Its modules are: "
-            f"{', '.join(n.replace('_orig_mod.', '') for n, _ in model.named_modules() if n) or 'none'}."
+            f"{', '.join(plain_name(n) for n, _ in model.named_modules() if n) or 'none'}."
         )
     if not sparse:
         raise ValueError(

@@ -6,7 +6,6 @@ checks have files of their own.
 
 from __future__ import annotations
 
-import hashlib
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,12 +20,12 @@ from torch.utils.weak import WeakIdKeyDictionary
 from rewire.checks import check_finite, check_optimizer, check_state, check_structure, warn_of_foreign_state
 from rewire.core.budget import Distribution
 from rewire.core.method import Method
-from rewire.core.score import Random, Score
+from rewire.core.score import Random, Score, layer_key
 from rewire.core.structure import Structure, Unstructured
 from rewire.core.update import next_topology
 from rewire.layers import Pattern, choose
 from rewire.masked import Masked, gradient_hook
-from rewire.start import Budget, resolve, topologies_by_mask, topologies_by_score
+from rewire.start import Budget, begin
 
 FORMAT = 1  # of state_dict()
 
@@ -76,9 +75,21 @@ def sparsify(
     Initial weights are not rescaled. Raises ValueError or TypeError, before anything is changed, where the budget,
     the structure or the optimizer cannot work.
     """
-    return Sparsifier(
-        model, optimizer, method, sparsity, distribution, structure, start, include, exclude, seed, on_update
-    )
+    weights, dense = choose(model, include, exclude)
+    check_optimizer(optimizer, weights)
+    taken = next((weight.name for weight in weights if weight.parameter in _taken), None)
+    if taken is not None:
+        raise ValueError(f"{taken} already has a sparsifier, and two would fight over it. Call .remove() on the first.")
+    for weight in weights:
+        structure.check(weight.name, weight.out_first(weight.parameter).shape)
+    check_structure(structure, method)
+    storages = {weight.name: Masked(weight, structure, method.needs) for weight in weights}
+    keys = {name: layer_key(seed, name, step=0) for name in storages}
+    budget, topologies = begin(storages, method, structure, start, sparsity, distribution, keys)
+    # Nothing of the user's has been touched up to here.
+    for name, topology in topologies.items():
+        storages[name].rewire_(topology)
+    return Sparsifier(optimizer, method, structure, storages, budget, dense, seed, on_update)
 
 
 class Sparsifier:
@@ -89,54 +100,25 @@ class Sparsifier:
 
     def __init__(
         self,
-        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         method: Method,
-        sparsity: float | Mapping[str, float] | None,
-        distribution: Distribution,
         structure: Structure,
-        start: Score | Mapping[str, Tensor],
-        include: Iterable[Pattern],
-        exclude: Iterable[Pattern],
+        storages: Mapping[str, Masked],
+        budget: Budget,
+        dense: Mapping[str, str],
         seed: int,
         on_update: Callable[[Update], None] | None,
     ) -> None:
-        weights, self.dense = choose(model, include, exclude)
-        check_optimizer(optimizer, weights)
-        taken = next((weight.name for weight in weights if weight.parameter in _taken), None)
-        if taken is not None:
-            raise ValueError(
-                f"{taken} already has a sparsifier, and two would fight over it. Call .remove() on the first."
-            )
-        self.method, self.structure, self.seed = method, structure, seed
+        self.method, self.structure, self.seed, self.dense = method, structure, seed, dense
+        self.updates = 0
         self._optimizer, self._on_update = optimizer, on_update
-        for weight in weights:
-            structure.check(weight.name, weight.out_first(weight.parameter).shape)
-        check_structure(structure, method)
-        self._storages = {w.name: Masked(w, structure, method.needs) for w in weights}
+        self._storages, self._budget = storages, budget
         self._calls = 0
         self._overflows: Tensor | None = None
         self._watching = False  # the gradients of the coming backward passes stay dense
         self._watched = False  # those of the last step were
         self._state_seen = False
-        self.updates = 0
-        self._moved: Mapping[str, int] = dict.fromkeys(self._storages, 0)
-        if isinstance(start, Mapping):
-            if sparsity is not None:
-                raise ValueError(
-                    "start gives masks, which fix the sparsity, so sparsity= would be ignored. Leave one out."
-                )
-            topologies = topologies_by_mask(self._storages, start)
-            active = sum(int(units.sum()) * self._storages[n].size for n, units in topologies.items())
-            density = active / sum(storage.active.numel() for storage in self._storages.values())
-            self._budget = Budget(density, {}, distribution, method)
-        else:
-            self._budget = resolve(sparsity, self._storages, structure, distribution, method)
-            keys = {name: self._key(name) for name in self._storages}
-            topologies = topologies_by_score(self._budget, self._storages, start, keys)
-        # Nothing of the user's has been touched up to here.
-        for name, topology in topologies.items():
-            self._storages[name].rewire_(topology)
+        self._moved: Mapping[str, int] = dict.fromkeys(storages, 0)
         self._zero_inactive()
         this = weakref.ref(self)
 
@@ -358,7 +340,10 @@ class Sparsifier:
 
     @torch.no_grad()
     def _update(self) -> Update:
-        layers = {name: storage.layer(self._calls, self._key(name)) for name, storage in self._storages.items()}
+        layers = {
+            name: storage.layer(self._calls, layer_key(self.seed, name, self._calls))
+            for name, storage in self._storages.items()
+        }
         if self.method.gradient != "never":  # no gradient is no signal: such a layer stays as it is
             layers = {name: layer for name, layer in layers.items() if layer.grad is not None}
         check_finite(layers, self._calls, self.method.gradient != "never")
@@ -383,8 +368,3 @@ class Sparsifier:
         if self._on_update is not None:
             self._on_update(update)
         return update
-
-    def _key(self, name: str) -> int:
-        """A seed from (seed, layer, step): the same on every rank and after a restart."""
-        digest = hashlib.sha256(f"{self.seed}/{name}/{self._calls}".encode()).digest()
-        return int.from_bytes(digest[:8], "big") >> 1

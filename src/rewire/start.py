@@ -58,6 +58,27 @@ class Budget:
         return {name: count // size[name] for name, count in counts.items()}
 
 
+def begin(
+    storages: Mapping[str, Masked],
+    method: Method,
+    structure: Structure,
+    start: Score | Mapping[str, Tensor],
+    sparsity: float | Mapping[str, float] | None,
+    distribution: Distribution,
+    keys: Mapping[str, int],
+) -> tuple[Budget, dict[str, Bool[Tensor, "groups units"]]]:
+    """Returns the budget of the run and the first topology of every layer; `keys` seed the layers' randomness."""
+    if not isinstance(start, Mapping):
+        budget = resolve(sparsity, storages, structure, distribution, method)
+        return budget, topologies_by_score(budget, storages, start, keys)
+    if sparsity is not None:
+        raise ValueError("start gives masks, which fix the sparsity, so sparsity= would be ignored. Leave one out.")
+    topologies = topologies_by_mask(storages, start)
+    active = sum(int(units.sum()) * storages[name].size for name, units in topologies.items())
+    density = active / sum(storage.active.numel() for storage in storages.values())
+    return Budget(density, {}, distribution, method), topologies
+
+
 def resolve(
     sparsity: float | Mapping[str, float] | None,
     storages: Mapping[str, Masked],

@@ -8,6 +8,7 @@ method is a sum: ``Gradient() + Exploration(c)`` is the acquisition function of 
 
 from __future__ import annotations
 
+import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -49,6 +50,11 @@ class Layer:
         """Returns the gradient, for a score that declared that it needs it."""
         assert self.grad is not None, "a score that reads the gradient must list GRADIENT in its needs"
         return self.grad
+
+
+def layer_key(seed: int, name: str, step: int) -> int:
+    """Returns the seed of a layer's randomness at a step: the same on every rank and after a restart."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{name}/{step}".encode()).digest()[:8], "big") >> 1
 
 
 @dataclass(frozen=True)
