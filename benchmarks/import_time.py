@@ -3,18 +3,15 @@
 python benchmarks/import_time.py [--rounds 9] [--json]
 """
 
-import argparse
 import subprocess
 import sys
 
-from measure import interleaved, median_ms, write
+from measure import interleaved, median_ms, parser, write
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    flags = parser(__doc__, rounds=9)
+    arguments = flags.parse_args()
 
     def fresh(module: str):
         return lambda: subprocess.run([sys.executable, "-c", f"import {module}"], check=True)
@@ -27,7 +24,7 @@ def main() -> None:
         "rewire_ms": rewire_ms,
         "ratio": round(rewire_ms / torch_ms, 4),
     }
-    write("import-time", row, arguments.json)
+    write("import-time", row, arguments)
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ A masked step is an ordinary dense step plus masking, so the ratio can only be a
 The steps that update the topology are timed on their own and averaged in at one in `--every`.
 """
 
-import argparse
-
 import torch
-from measure import interleaved, median_ms, restart_with_allocator_settings, write
+from measure import interleaved, median_ms, parser, restart_with_allocator_settings, write
 
 import rewire
 from rewire.core.method import Method
@@ -19,16 +17,14 @@ INTERVAL = 10  # of the updates that are timed; the result is stated for --every
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", choices=["mlp", "resnet20", "vgg19"], default="resnet20")
-    parser.add_argument("--batch", type=int, default=128)
-    parser.add_argument("--sparsity", type=float, default=0.95)
-    parser.add_argument("--every", type=int, default=100, help="steps between two updates, in the stated ratio")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--compile", action="store_true", help="torch.compile both models")
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    flags = parser(__doc__, rounds=40)
+    flags.add_argument("--model", choices=["mlp", "resnet20", "vgg19"], default="resnet20")
+    flags.add_argument("--batch", type=int, default=128)
+    flags.add_argument("--sparsity", type=float, default=0.95)
+    flags.add_argument("--every", type=int, default=100, help="steps between two updates, in the stated ratio")
+    flags.add_argument("--threads", type=int, default=2)
+    flags.add_argument("--compile", action="store_true", help="torch.compile both models")
+    arguments = flags.parse_args()
     restart_with_allocator_settings()
     torch.set_num_threads(arguments.threads)
     images = torch.randn(arguments.batch, 3, 32, 32).contiguous(memory_format=torch.channels_last)
@@ -72,7 +68,7 @@ def main() -> None:
         "every": arguments.every,
         "ratio": round(average / dense, 4),
     }
-    write("masked-step", row, arguments.json)
+    write("masked-step", row, arguments)
 
 
 if __name__ == "__main__":

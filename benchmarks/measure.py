@@ -1,5 +1,6 @@
 """What the benchmark scripts share: interleaved timing, and rows that name the hardware."""
 
+import argparse
 import csv
 import json
 import os
@@ -25,6 +26,15 @@ ALLOCATOR = {
 }
 
 
+def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
+    """Returns a parser with the flags that every benchmark has."""
+    made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    made.add_argument("--rounds", type=int, default=rounds, help="calls that are timed")
+    made.add_argument("--json", action="store_true", help="print one line of JSON")
+    made.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV that the row is appended to")
+    return made
+
+
 def restart_with_allocator_settings() -> None:
     """Starts the script again under ALLOCATOR unless it already runs so; they are read when a process starts."""
     if any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
@@ -48,11 +58,11 @@ def median_ms(seconds: list[float]) -> float:
     return round(1e3 * statistics.median(seconds), 3)
 
 
-def write(what: str, row: Mapping[str, Any], print_json: bool) -> None:
-    """Appends a row to results/<what>-<hardware>-torch<version>.csv and prints it."""
+def write(what: str, row: Mapping[str, Any], arguments: argparse.Namespace) -> None:
+    """Appends a row to <results>/<what>-<hardware>-torch<version>.csv and prints it."""
     hardware = record.hardware()
     name = re.sub(r"[^a-z0-9]+", "-", f"{hardware['processor']}-{hardware['cores']}cores".lower()).strip("-")
-    path = RESULTS / f"{what}-{name}-torch{torch.__version__.split('+')[0]}.csv"
+    path = arguments.results / f"{what}-{name}-torch{torch.__version__.split('+')[0]}.csv"
     row = {**row, "commit": record.commit()}
     new = not path.exists()
     with path.open("a", newline="") as file:
@@ -60,4 +70,4 @@ def write(what: str, row: Mapping[str, Any], print_json: bool) -> None:
         if new:
             writer.writeheader()
         writer.writerow(row)
-    print(json.dumps(row) if print_json else "\n".join(f"{key:24} {value}" for key, value in row.items()))
+    print(json.dumps(row) if arguments.json else "\n".join(f"{key:24} {value}" for key, value in row.items()))

@@ -3,23 +3,19 @@
 python benchmarks/topology_update.py [--method dst_ee] [--threads 2] [--json]
 """
 
-import argparse
-
 import torch
-from measure import interleaved, median_ms, write
+from measure import interleaved, median_ms, parser, write
 
 import rewire
 from rewire.tasks.models import build
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--method", choices=["set_itop", "rigl_itop", "dst_ee"], default="dst_ee")
-    parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--json", action="store_true")
-    arguments = parser.parse_args()
+    flags = parser(__doc__, rounds=7)
+    flags.add_argument("--method", choices=["set_itop", "rigl_itop", "dst_ee"], default="dst_ee")
+    flags.add_argument("--sparsity", type=float, default=0.9)
+    flags.add_argument("--threads", type=int, default=2)
+    arguments = flags.parse_args()
     torch.set_num_threads(arguments.threads)
     model = build("resnet50_imagenet", classes=1000, size=224)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1, momentum=0.9)
@@ -44,7 +40,7 @@ def main() -> None:
         "update_ms": median_ms(seconds),
         "bytes_per_weight": round(sparsifier.nbytes / weights, 4),
     }
-    write("topology-update", row, arguments.json)
+    write("topology-update", row, arguments)
 
 
 if __name__ == "__main__":

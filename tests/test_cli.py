@@ -1,6 +1,7 @@
 """The command: what it prints, what it writes, and how it fails."""
 
 import builtins
+import errno
 import signal
 import subprocess
 import sys
@@ -106,6 +107,34 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
     assert "Stopped by Ctrl-C after " in out
     assert out.splitlines()[-1] == f"  rewire {' '.join(words)} --resume"
     assert (tmp_path / "digits-mlp-dst_ee-0.95-seed0" / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (
+            "train",
+            "The last checkpoint, if one was written, is whole.\nResume it with\n  rewire train digits --resume\n",
+        ),
+        ("compare", "Finished runs are kept. The same command goes on:\n  rewire compare digits\n"),
+    ],
+)
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), OSError(errno.ENOSPC, "The disk is full.")], ids=repr)
+def test_a_second_ctrl_c_and_a_full_disk_say_how_to_go_on(
+    error: BaseException,
+    command: str,
+    message: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def broken(*arguments: Any) -> int:
+        raise error
+
+    monkeypatch.setitem(COMMANDS, command, (COMMANDS[command][0], broken))
+    status, out, err = run(capsys, command, "digits")
+    assert status == (130 if isinstance(error, KeyboardInterrupt) else 2)
+    assert (out + err).endswith(message)
+    assert (out + err).startswith("Stopped at once. " if status == 130 else "rewire: The disk is full. ")
 
 
 def test_compare_prints_tables_and_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -55,6 +55,11 @@ def test_rigl_as_published_stops_earlier() -> None:
     assert rigl < rigl_itop
 
 
+def test_no_job_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"jobs=0 runs nothing. Use 1"):
+        compare([], Runtime(out=tmp_path), jobs=0)
+
+
 def test_no_seed_is_refused() -> None:
     with pytest.raises(ValueError, match=r"seeds=0 leaves no run. Use at least 1"):
         grid(TINY, methods=["set"], sparsities=[0.9], seeds=0)
@@ -70,6 +75,7 @@ def test_no_seed_is_refused() -> None:
         ("fraction=none,0.3", {"fraction": [None, 0.3]}),
         ("end-fraction=0.1", {"end_fraction": [0.1]}),
         ("structure=unstructured,2:4", {"structure": ["unstructured", "2:4"]}),
+        ("hidden=32+16,8", {"hidden": [(32, 16), (8,)]}),
     ],
 )
 def test_sweeps_take_the_type_of_their_field(word: str, expected: dict[str, list[Any]]) -> None:

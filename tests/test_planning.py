@@ -57,3 +57,20 @@ def test_cifar_is_planned_without_its_images(name: str) -> None:
 def test_a_plan_refuses_what_training_refuses() -> None:
     with pytest.raises(ValueError, match="would never update"):
         plan(replace(TINY, every=1000))
+    with pytest.raises(ValueError, match="batch_size=5000 gives no batch: there are 1294 images to train on"):
+        plan(replace(TINY, batch_size=5000))
+
+
+def test_an_excluded_layer_is_none_of_the_sparse_layers() -> None:
+    recipe = replace(RECIPES["cifar10-cnn"](), structure="2:4", sparsity=0.5)
+    with pytest.raises(ValueError, match=r"exclude=\[.conv1.weight"):
+        plan(recipe)
+    found = plan(replace(recipe, exclude=("conv1",)))
+    assert "conv1.weight" not in [layer.name for layer in found.layers]
+    assert 2 * found.active == found.total < found.model_weights
+    assert found.rest_flops >= 2 * 16 * 16 * 27 * 24  # conv1: 3x3x3 to 24 channels, at every second pixel
+
+
+def test_a_structure_fixes_the_sparsity_whatever_digits_were_left_out() -> None:
+    found = plan(replace(TINY, hidden=(33,), structure="1:3", sparsity=0.6667, task="cifar10"))
+    assert found.layers[1].active == 10 * 33 // 3

@@ -110,6 +110,12 @@ def test_sparsities(value: float | str, expected: object) -> None:
         ({"every": 0}, "every=0 leaves nothing to do"),
         ({"validation": 0.0}, "choices would have to be made on the test set. Use a number between 0 and 1"),
         ({"lr": -0.1}, "lr=-0.1 trains nothing. Use a positive number"),
+        ({"momentum": 1.5}, r"momentum=1.5 is outside \[0, 1\)"),
+        ({"label_smoothing": 2.0}, r"label_smoothing=2.0 is outside \[0, 1\)"),
+        ({"weight_decay": -1.0}, "weight_decay=-1.0 is below 0. Use 0 for none"),
+        ({"warmup_epochs": -1.0}, "warmup_epochs=-1.0 is below 0. Use 0 for none"),
+        ({"stop": 2.0}, "stop=2.0 is no share of the run. Use a number above 0 and up to 1"),
+        ({"hidden": (256, 0)}, r"hidden=\(256, 0\) has a layer without units. Use at least 1"),
     ],
 )
 def test_what_cannot_work_is_refused(changes: dict[str, object], message: str) -> None:
@@ -122,11 +128,27 @@ def test_what_cannot_work_is_refused(changes: dict[str, object], message: str) -
     [
         ({"time_limit": "soon"}, 'time_limit="soon" is not a duration. Use for example 90s, 9m or 1.5h'),
         ({"evaluate_every": 0}, "evaluate_every=0 is not a number of epochs. Use 1"),
+        ({"threads": 0}, "threads=0 could compute nothing. Use at least 1"),
+        ({"checkpoint_seconds": -1.0}, "checkpoint_seconds=-1.0 is no time. Use 0"),
     ],
 )
 def test_what_cannot_be_a_runtime_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Runtime(**changes)  # type: ignore[arg-type]
+
+
+def test_a_recipe_that_excludes_nothing_is_the_run_it_was_before_it_could() -> None:
+    assert "exclude" not in Recipe().identity()
+    assert "exclude" not in Recipe(method="dense", exclude=("fc1",)).identity()
+    identity = Recipe(exclude=("fc1",)).identity()
+    assert identity["exclude"] == ["fc1"]
+    assert Recipe.of(identity) == Recipe(exclude=("fc1",))
+
+
+def test_the_sparsity_that_a_message_gives_for_a_structure_is_taken() -> None:
+    with pytest.raises(ValueError, match=r"Give sparsity=0.666667, or another structure"):
+        Recipe(structure="1:3")
+    assert Recipe(structure="1:3", sparsity=0.666667).sparsity == 0.666667
 
 
 def test_a_method_that_would_never_update_is_refused() -> None:

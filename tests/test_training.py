@@ -224,6 +224,13 @@ def test_a_dense_checkpoint_is_refused_by_a_sparse_run(tmp_path: Path) -> None:
         finish(TINY, tmp_path, resume=True)
 
 
+def test_a_broken_checkpoint_is_not_told_in_torch_s_words(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_text("garbage")
+    with pytest.raises(ValueError, match="is not a whole checkpoint of 7 bytes") as found:
+        finish(TINY, tmp_path, resume=True)
+    assert "weights_only" not in str(found.value)  # torch advises to turn it off, which would run the file's code
+
+
 @pytest.mark.parametrize("kept", [0, 100, 0.5, 0.99])
 def test_a_truncated_checkpoint_is_refused(kept: float, tmp_path: Path) -> None:
     place = stopped_run(TINY, tmp_path)
@@ -266,6 +273,31 @@ def test_a_diverged_run_says_what_to_do(tmp_path: Path) -> None:
     recipe = replace(TINY, method="static", lr=1e6, weight_decay=1.0)
     with pytest.raises(FloatingPointError, match=r"the run diverged. Lower the learning rate, .* --lr 100000"):
         finish(recipe, tmp_path)
+
+
+def test_a_split_without_an_image_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"validation=0.0001 of 1438 training images is not one image, .*=0.001"):
+        finish(replace(TINY, validation=0.0001), tmp_path)
+    digits = assembly.build_dataset(TINY, None)
+    blank = replace(digits, test_images=digits.test_images[:0], test_labels=digits.test_labels[:0])
+    with pytest.raises(ValueError, match="has no test image"):
+        assembly.build_split(TINY, blank)
+
+
+def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="batch_size=5000 gives no batch"):
+        finish(replace(TINY, batch_size=5000), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_record_names_the_commit_that_the_run_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rewire.training._commit", lambda: "at the start")
+
+    def commit_again() -> None:
+        monkeypatch.setattr("rewire.training._commit", lambda: "later")
+
+    record = train(TINY, Runtime(), folder=tmp_path, should_stop=commit_again)
+    assert record.commit == "at the start"
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:

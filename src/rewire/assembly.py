@@ -26,7 +26,29 @@ def build_dataset(recipe: Recipe, folder: Path | None) -> Dataset:
 
 def build_split(recipe: Recipe, dataset: Dataset) -> Split:
     """Returns the training, validation and test examples. The recipe's seed draws the validation examples."""
-    return split(dataset, recipe.validation, recipe.seed)
+    parts = split(dataset, recipe.validation, recipe.seed)
+    images = len(dataset.train_labels)
+    if not len(parts.validation):
+        raise ValueError(
+            f"validation={recipe.validation:g} of {images} training images is not one image, so nothing could be "
+            f"chosen by it. Use at least validation={math.ceil(1000 / images) / 1000:g}, or more images."
+        )
+    if not len(parts.test):
+        raise ValueError(
+            f"The data set {dataset.name} has no test image, so no accuracy could be measured. Add some: a folder "
+            "of images without test/ or val/ needs at least 3 in train/."
+        )
+    check_batch_size(recipe, len(parts.train))
+    return parts
+
+
+def check_batch_size(recipe: Recipe, images: int) -> None:
+    """Raises ValueError where not even one batch can be made of so many training images."""
+    if recipe.batch_size > images:
+        raise ValueError(
+            f"batch_size={recipe.batch_size} gives no batch: there are {images} images to train on. "
+            f"Use a batch_size from 1 to {images}."
+        )
 
 
 def build_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
@@ -85,13 +107,15 @@ def build_sparsifier(
     """Makes the model sparse as the recipe says; a dense recipe leaves it alone and returns None."""
     if recipe.method == "dense":
         return None
+    structure = structure_of(recipe.structure)
     return sparsify(
         model,
         optimizer,
         method,
-        sparsity=sparsities_of(recipe.sparsity),
+        sparsity=sparsities_of(recipe.sparsity) if structure.density() is None else None,
         distribution=recipe.distribution,
-        structure=structure_of(recipe.structure),
+        structure=structure,
+        exclude=recipe.exclude,
         seed=recipe.seed,
         on_update=on_update,
     )

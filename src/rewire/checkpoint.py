@@ -37,13 +37,12 @@ def load(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     """Returns the state of a run. Raises ValueError where the file is not whole or is of another recipe."""
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
+    except (FileNotFoundError, PermissionError):
         raise
-    except Exception as error:  # torch, zipfile and pickle each raise their own
-        reason = str(error).strip().split("\n")[0].rstrip(".")
+    except Exception as error:  # torch, zipfile and pickle each raise their own; torch's advice is to run any code
         raise ValueError(
-            f"{path} is not a whole checkpoint ({reason or type(error).__name__}): it was cut off, or is another "
-            "kind of file. Put a copy of it back, or leave out --resume to start again."
+            f"{path} is not a whole checkpoint of {path.stat().st_size:,} bytes: it was cut off, or is another kind "
+            "of file. Put a copy of it back, or leave out --resume to start again."
         ) from error
     if not isinstance(state, dict) or state.get("format") != FORMAT or "recipe" not in state:
         found = state.get("format", "none") if isinstance(state, dict) else "none"

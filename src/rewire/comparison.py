@@ -94,6 +94,8 @@ def compare(
     one run on as many threads. At the time limit, or where `should_stop` gives a reason, the runs in progress write a
     checkpoint, from which the next call goes on.
     """
+    if jobs < 1:
+        raise ValueError(f"jobs={jobs} runs nothing. Use 1, or as many as there are cores.")
     wanted = {record.key(recipe.identity()): recipe for recipe in recipes}
     done = {key: entry for entry in known if (key := _key(entry)) in wanted}
     waiting = {key: recipe for key, recipe in wanted.items() if key not in done}
@@ -218,6 +220,8 @@ def _combinations(sweep: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 def _value(name: str, hint: Any, text: str) -> Any:
     """Returns text as the first type of the field that can hold it."""
     kinds = typing.get_args(hint) or (hint,)
+    if typing.get_origin(hint) is tuple:
+        return tuple(_value(name, kinds[0], part) for part in text.split("+"))
     if type(None) in kinds and text.lower() == "none":
         return None
     if bool in kinds:

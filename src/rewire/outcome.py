@@ -39,6 +39,8 @@ def layer_figures(
     flops = forward_flops(model, _example(model, dataset))
     layers = []
     for weight in choose(model)[0]:
+        if masks and weight.name not in masks:  # excluded by the recipe
+            continue
         total = weight.parameter.numel()
         active = int(masks[weight.name].sum()) if weight.name in masks else total
         layers.append(LayerFigures(weight.name, weight.parameter.shape, active, total, flops.get(weight.name, 0)))

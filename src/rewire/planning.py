@@ -53,7 +53,9 @@ def plan(recipe: Recipe, data: Path | None = None) -> Plan:
     """Returns the plan of a recipe. The first masks are drawn as training would draw them."""
     dataset = _outline(recipe) if recipe.task in _SHAPES else assembly.build_dataset(recipe, data)
     images = len(dataset.train_labels)
-    steps = recipe.epochs * ((images - round(recipe.validation * images)) // recipe.batch_size)
+    images -= round(recipe.validation * images)
+    assembly.check_batch_size(recipe, images)
+    steps = recipe.epochs * (images // recipe.batch_size)
     method = recipe.build_method(steps)
     model = assembly.build_model(recipe, dataset)
     optimizer = assembly.build_optimizer(recipe, model)

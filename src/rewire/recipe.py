@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
+import math
 import re
 import typing
 from collections.abc import Mapping
@@ -44,6 +45,8 @@ class Recipe:
     """How the budget is spread over the layers."""
     structure: str = "unstructured"
     """Which weights switch together: unstructured, 2:4 (any N:M), block:4x4 (any HxW) or fan_in."""
+    exclude: tuple[str, ...] = ()
+    """Layers that stay dense, by glob: for 2:4 on images of three channels, for example, conv1."""
     every: int = 100
     """Optimizer steps between two updates of the topology, for every dynamic method."""
     fraction: float | None = None
@@ -115,9 +118,19 @@ class Recipe:
         for name in ("lr", "width"):
             if not (value := getattr(self, name)) > 0:
                 raise ValueError(f"{name}={value} trains nothing. Use a positive number.")
+        if not self.weight_decay >= 0 or not self.warmup_epochs >= 0:
+            name = "warmup_epochs" if self.weight_decay >= 0 else "weight_decay"
+            raise ValueError(f"{name}={getattr(self, name)} is below 0. Use 0 for none.")
+        for name in ("momentum", "label_smoothing"):
+            if not 0 <= (value := getattr(self, name)) < 1:
+                raise ValueError(f"{name}={value} is outside [0, 1). Use for example {name}=0.1, or 0 for none.")
+        if self.stop is not None and not 0 < self.stop <= 1:
+            raise ValueError(f"stop={self.stop} is no share of the run. Use a number above 0 and up to 1 (the end).")
+        if any(units < 1 for units in self.hidden):
+            raise ValueError(f"hidden={self.hidden} has a layer without units. Use at least 1, such as 256 256.")
         sparsities_of(self.sparsity)
         density = structure_of(self.structure).density()
-        if density is not None and self.sparsity != 1 - density and self.method != "dense":
+        if density is not None and not _is_about(self.sparsity, 1 - density) and self.method != "dense":
             raise ValueError(
                 f"structure={self.structure} fixes the sparsity at {1 - density:g}, and sparsity={self.sparsity} "
                 f"contradicts it. Give sparsity={1 - density:g}, or another structure."
@@ -138,6 +151,9 @@ class Recipe:
         if self.method == "dense":
             unread |= {"distribution", "structure"}
             fields["sparsity"] = 0.0
+        excluded = fields.pop("exclude")
+        if excluded and self.method != "dense":  # left out where empty: records from before this field are the same run
+            fields["exclude"] = list(excluded)
         unread.add("width" if self.model == "mlp" else "hidden")
         if self.task != "folder":
             unread.add("image_size")
@@ -152,8 +168,7 @@ class Recipe:
         Raises TypeError where the identity has fields that this version does not know.
         """
         given = {name: value for name, value in identity.items() if value is not None}
-        if "hidden" in given:
-            given["hidden"] = tuple(given["hidden"])
+        given |= {name: tuple(given[name]) for name in ("hidden", "exclude") if name in given}
         return cls(**given)
 
     def build_method(self, steps: int) -> Method:
@@ -192,6 +207,10 @@ class Runtime:
         seconds_of(self.time_limit)
         if self.evaluate_every < 1:
             raise ValueError(f"evaluate_every={self.evaluate_every} is not a number of epochs. Use 1 for every epoch.")
+        if self.threads is not None and self.threads < 1:
+            raise ValueError(f"threads={self.threads} could compute nothing. Use at least 1, or leave it to torch.")
+        if not self.checkpoint_seconds >= 0:
+            raise ValueError(f"checkpoint_seconds={self.checkpoint_seconds} is no time. Use 0 for every epoch.")
 
     @property
     def seconds(self) -> float:
@@ -255,6 +274,11 @@ def seconds_of(duration: str | None) -> float:
     if not found:
         raise ValueError(f'time_limit="{duration}" is not a duration. Use for example 90s, 9m or 1.5h.')
     return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600}[found[2]]
+
+
+def _is_about(sparsity: float | str, other: float) -> bool:
+    """Whether a sparsity is another one but for the digits that a person leaves out: 0.6667 for 1:3."""
+    return not isinstance(sparsity, str) and math.isclose(sparsity, other, abs_tol=1e-4)
 
 
 def _options(method: str) -> set[str]:

@@ -70,8 +70,9 @@ def append(path: str | os.PathLike[str], record: Record) -> None:
         except OSError as error:
             file.truncate(size)
             raise OSError(
+                error.errno,
                 f"{path}: the record could not be written ({error.strerror or error}), so the file was left "
-                "as it was. Free some space and run the same command again; finished runs are not repeated."
+                "as it was. Free some space and run the same command again; finished runs are not repeated.",
             ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ from rewire.record import Record, commit, hardware, versions
 from rewire.sparsifier import Update
 from rewire.tasks.batches import Batches
 from rewire.tasks.data import Examples
+
+_commit = cache(commit)  # read when a process begins its first run: the files may change while it goes on
 
 Stop = Callable[[], str | None]  # asked before every step; a reason ends the run
 
@@ -80,9 +83,9 @@ def train(
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     with Processes.join(runtime.device) as processes:
+        run = Run(recipe, runtime, folder, processes)
         if processes.first:
             checkpoint.make_folder(folder)
-        run = Run(recipe, runtime, folder, processes)
         if runtime.resume and run.checkpoint.exists():
             run.load_state_dict(checkpoint.load(run.checkpoint, recipe.identity()))
         progress.begin(run)
@@ -116,7 +119,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, runtime: Runtime, folder: Path, processes: Processes) -> None:
         self.recipe, self.runtime, self.folder, self.processes = recipe, runtime, folder, processes
-        self.device = processes.device
+        self.device, self.commit = processes.device, _commit()
         self.dataset = assembly.build_dataset(recipe, runtime.data)
         self.split = assembly.build_split(recipe, self.dataset)
         self.batches = self._batches(self.split.train, recipe.batch_size, training=True)
@@ -186,7 +189,7 @@ class Run:
         layers = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in masks.items()}
         return Record(
             recipe=self.recipe.identity(),
-            commit=commit(),
+            commit=self.commit,
             versions=versions(),
             hardware=hardware(self.device),
             curves={**self.curves, "layer_sparsity": layers},

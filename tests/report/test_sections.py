@@ -3,7 +3,7 @@ from collections.abc import Callable
 import pytest
 
 from rewire.record import Record
-from rewire.report.sections import Section, compare, sections
+from rewire.report.sections import Section, compare, sections, show
 
 Make = Callable[..., Record]
 
@@ -89,6 +89,14 @@ def test_flagship_is_compared_with_every_method_at_equal_sparsity(make: Make) ->
         gaps = [one.result["test_accuracy"] - two.result["test_accuracy"] for one, two in pairs]
         assert each.difference.mean == pytest.approx(sum(gaps) / 3)
         assert each.flagship.sparsity == each.other.sparsity
+
+
+def test_runs_that_exclude_other_layers_are_no_fair_pair(make: Make) -> None:
+    rest = [make("rigl", 0.95, seed, exclude=["fc"]) for seed in range(2)]
+    section = only([make("dst_ee", 0.95, 0), make("dst_ee", 0.95, 1), *rest])
+    assert compare(section) == []
+    assert section.differing["exclude"] == [[], ["fc"]]
+    assert show([]) == "none"
 
 
 def test_flagship_at_its_defaults_stands_for_it_whatever_the_order(make: Make) -> None:

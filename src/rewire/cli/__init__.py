@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shlex
 import signal
@@ -39,9 +40,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         sys.exit(action(parsed(kind, command, words[1:]), words))
     except KeyboardInterrupt:
+        print(f"Stopped at once.{_goes_on(words)}", flush=True)
         sys.exit(INTERRUPTED)
     except ERRORS as error:
-        sys.exit(_failure(_message(error)))
+        full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+        sys.exit(_failure(_message(error) + (_goes_on(words) if full else "")))
 
 
 def train(command: Train, words: Sequence[str]) -> int:
@@ -179,12 +182,21 @@ def _signals() -> Iterator[Stop]:
 
 def _stopped(stopped: Exception, words: Sequence[str]) -> int:
     """Says how to resume; a time limit is what was asked for, a signal is an interruption."""
-    if "WORLD_SIZE" in os.environ:
-        print(f"{stopped}\nResume it with the same torchrun command and --resume at its end.", flush=True)
-    else:
-        typed = _typed(words if "--resume" in words else [*words, "--resume"])
-        print(f"{stopped}\nResume it with\n  {typed}", flush=True)
+    print(f"{stopped}\n{_resume(words)}", flush=True)
     return 0 if "time limit" in str(stopped) else INTERRUPTED
+
+
+def _goes_on(words: Sequence[str]) -> str:
+    """Says, after a stop without a new checkpoint, what is kept and what to type; other commands keep nothing."""
+    if words[0] == "compare":
+        return f" Finished runs are kept. The same command goes on:\n  {_typed(words)}"
+    return f" The last checkpoint, if one was written, is whole.\n{_resume(words)}" if words[0] == "train" else ""
+
+
+def _resume(words: Sequence[str]) -> str:
+    if "WORLD_SIZE" in os.environ:
+        return "Resume it with the same torchrun command and --resume at its end."
+    return f"Resume it with\n  {_typed(words if '--resume' in words else [*words, '--resume'])}"
 
 
 def _typed(words: Sequence[str]) -> str:

@@ -14,6 +14,8 @@ FLAGSHIP: Final = "dst_ee"
 
 _PLACE: Final = ("task", "model", "seed")  # what a section or a pair fixes; it is never part of a label
 
+_LEFT_OUT: Final[dict[str, Any]] = {"exclude": []}  # what an identity does not say where it is empty
+
 
 @final
 @dataclass(frozen=True)
@@ -154,7 +156,7 @@ def show(value: Any) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list | tuple):
-        return ", ".join(show(entry) for entry in value)
+        return ", ".join(show(entry) for entry in value) or "none"
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
@@ -167,7 +169,7 @@ def _section(task: str, model: str, records: list[Record]) -> Section:
     recipes = [found[0].recipe for found in grouped.values()]
     groups = [Group(_label(found[0].recipe, recipes), _sparsity(found[0]), tuple(found)) for found in grouped.values()]
     names = dict.fromkeys(name for record in records for name in record.recipe)
-    values = {name: _distinct(record.recipe.get(name) for record in records) for name in names}
+    values = {name: _distinct(entry.recipe.get(name, _LEFT_OUT.get(name)) for entry in records) for name in names}
     read = {name: [value for value in found if value is not None] for name, found in values.items()}
     return Section(
         task,
@@ -199,7 +201,7 @@ def _label(recipe: Mapping[str, Any], recipes: list[dict[str, Any]]) -> str:
 def _fair(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
     """Whether two recipes differ in the method and its own settings only."""
     names = (first.keys() | second.keys()) - _settings() - {"method", "seed"}
-    pairs = [(first.get(name), second.get(name)) for name in names]
+    pairs = [(first.get(name, _LEFT_OUT.get(name)), second.get(name, _LEFT_OUT.get(name))) for name in names]
     return all(one == other for one, other in pairs if one is not None and other is not None)
 
 

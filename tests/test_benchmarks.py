@@ -1,0 +1,30 @@
+"""The benchmark scripts run and write a row; what they measure is no test."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.slow  # trains and updates whole networks
+@pytest.mark.parametrize(
+    ("script", "flags", "figure"),
+    [
+        ("masked_step.py", ["--model", "resnet20", "--batch", "8", "--rounds", "12"], "ratio"),
+        ("topology_update.py", ["--rounds", "1"], "update_ms"),
+        ("import_time.py", ["--rounds", "1"], "ratio"),
+    ],
+)
+def test_a_benchmark_appends_a_row(script: str, flags: list[str], figure: str, tmp_path: Path) -> None:
+    for _ in range(2):
+        command = [sys.executable, BENCHMARKS / script, *flags, "--json", "--results", tmp_path]
+        subprocess.run(command, check=True, capture_output=True)
+    (path,) = tmp_path.glob("*.csv")
+    with path.open() as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 2
+    assert all(float(row[figure]) > 0 for row in rows)
