@@ -24,12 +24,12 @@ def main() -> None:
     for parameter in model.parameters():
         parameter.grad = torch.randn_like(parameter)
 
-    def update() -> None:
+    def step() -> None:
         sparsifier.watch()
-        sparsifier.update()
+        optimizer.step()
 
-    optimizer.step()
-    seconds = interleaved({"update": update}, rounds=arguments.rounds, warmup=2)["update"]
+    contenders = {"step": step, "update": sparsifier.update}
+    seconds = interleaved(contenders, rounds=arguments.rounds, warmup=2)["update"]
     weights = sum(mask.numel() for mask in sparsifier.masks.values())
     row = {
         "method": arguments.method,

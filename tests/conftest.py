@@ -10,6 +10,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 import torch
+import tyro  # noqa: F401 (doctest leaves its last value in builtins._, and tyro cannot be imported beside a list there)
 from jaxtyping import install_import_hook
 
 install_import_hook("rewire", "shapes.check")  # before anything imports rewire

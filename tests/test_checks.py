@@ -64,6 +64,27 @@ def test_what_is_no_optimizer_is_refused(monkeypatch) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (
+            {"method": rewire.rigl},
+            "method=rigl is not a Method, because it was not called or is only a name. Give a value, such as "
+            "method=rewire.dst_ee(steps=30_000).",
+        ),
+        ({"method": "rigl"}, "method='rigl' is not a Method"),
+        ({"structure": rewire.Unstructured}, "structure=Unstructured is not a Structure"),
+        ({"start": "magnitude"}, "start='magnitude' is not a Score"),
+    ],
+)
+def test_what_is_no_value_is_refused(wrong: dict[str, object], text: str) -> None:
+    from rewire.checks import check_values
+
+    values = {"method": rewire.static(), "structure": rewire.Unstructured(), "start": rewire.Random()} | wrong
+    with pytest.raises(TypeError, match=re.escape(text)):
+        getattr(check_values, "__wrapped__", check_values)(**values)
+
+
 def test_an_optimizer_without_these_weights_is_refused() -> None:
     model = network()
     stranger = torch.optim.SGD(network().parameters(), lr=0.1)

@@ -349,7 +349,8 @@ class Extra(nn.Linear):
             {"weight": torch.tensor([[True, False], [True, False]])},
             {},
             "weight cannot be saved, because 2 of its weights are not 0 where its mask is False and would be lost. "
-            "Save the masks of this very moment: sparsifier.masks.",
+            "Save the masks of this very moment: sparsifier.masks. An average over steps (EMA) still holds weights "
+            "that were dropped: zero them first, with weight.data.mul_(mask).",
         ),
         (
             nn.Linear(2, 2),
@@ -389,3 +390,14 @@ def test_without_safetensors_it_says_what_to_type(tmp_path: Path, monkeypatch: p
             "Model files need safetensors, which is not installed, because it is no part of rewire's core. "
             'Type pip install "rewire[cli]".'
         )
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_values_keep_their_own_dtype(dtype: torch.dtype, tmp_path: Path) -> None:
+    layer = nn.Linear(64, 32, dtype=torch.float64).to(dtype)
+    mask = torch.rand(32, 64) < 0.1
+    layer.weight.data.mul_(mask)
+    save(layer, tmp_path / "model.safetensors", {"weight": mask})
+    loaded = load(tmp_path / "model.safetensors", nn.Linear(64, 32, dtype=dtype))
+    assert torch.equal(loaded.weight, layer.weight)
+    assert (tmp_path / "model.safetensors").stat().st_size < 1000 + (int(mask.sum()) + 32) * dtype.itemsize + 256

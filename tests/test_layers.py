@@ -317,6 +317,14 @@ def test_a_pattern_that_matches_nothing_lists_the_modules() -> None:
         choose(model, include=[nn.Conv2d])
 
 
+def test_a_module_of_modules_is_named_by_what_is_inside() -> None:
+    model = nn.Sequential()
+    model.encoder, model.head = nn.Sequential(nn.Linear(4, 4)), nn.Linear(4, 2)
+    with pytest.raises(ValueError, match=re.escape('For all that is inside it, use exclude=["encoder.*"].')):
+        choose(model, exclude="encoder")
+    assert names(model, exclude="encoder.*") == ["head.weight"]
+
+
 def test_a_model_without_a_sparse_layer_says_why() -> None:
     model = nn.Sequential(nn.BatchNorm1d(4), nn.Linear(4, 4))
     with pytest.raises(ValueError, match="No layer of the model can be sparse") as error:

@@ -3,6 +3,7 @@
 import copy
 import io
 import json
+import warnings
 
 import pytest
 import torch
@@ -231,3 +232,36 @@ def test_a_model_that_is_gone_is_not_held() -> None:
     del run
     gc.collect()
     assert weight() is None
+
+
+def test_an_abandoned_sparsifier_makes_room_for_another() -> None:
+    """Training twice in a function that keeps nothing but the model."""
+    model = network()
+
+    def train_(**options) -> dict[str, torch.Tensor]:
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return rewire.sparsify(model, optimizer, rewire.static(), **options).masks
+
+    masks = train_(sparsity=0.5)
+    again = train_(start=masks)
+    assert all(torch.equal(again[name], mask) for name, mask in masks.items())
+
+
+def test_a_model_loaded_before_sparsify_is_noticed() -> None:
+    """sparsify() zeroes by its first topology, so a model that is loaded before it has lost the rest."""
+    run = Run().train(EVERY + 2)
+    saved = copy.deepcopy((run.model.state_dict(), run.optimizer.state_dict(), run.sparsifier.state_dict()))
+    for late in (True, False):
+        again = Run()
+        again.optimizer.load_state_dict(saved[1])
+        again.sparsifier.load_state_dict(saved[2])
+        if late:
+            again.model.load_state_dict(saved[0])
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                again.train(2)
+        else:
+            with pytest.warns(
+                UserWarning, match=r"are 0 that were not .* Call model.load_state_dict\(\) after sparsify"
+            ):
+                again.train(2)

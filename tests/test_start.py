@@ -287,11 +287,25 @@ SNFS = Method("snfs", Magnitude(), GradientMean(), Constant(0.3), Every(1, 9), s
             {"structure": NM(2, 4), "method": GRANET},
         ),
         ("snfs moves weights between layers (Proportional(", {"structure": NM(2, 4), "method": SNFS}),
+        (
+            "granet moves single weights between layers (Ranked()), but FanIn() gives each of the 40 groups of "
+            "0.weight the same number. Use share=Keep(), or another structure.",
+            {"sparsity": 0.5, "structure": FanIn(), "method": GRANET},
+        ),
+        (
+            "dense() keeps every weight, but NM(n=2, m=4) fixes the sparsity at 0.5. Leave the structure out, or use "
+            "static() for a fixed mask.",
+            {"structure": NM(2, 4), "method": rewire.dense()},
+        ),
     ],
     ids=lambda value: value[:40] if isinstance(value, str) else "",
 )
 def test_what_contradicts_itself_is_refused_and_nothing_changes(text: str, options) -> None:
     refused(network(), text, **options)
+
+
+def test_dense_needs_no_sparsity() -> None:
+    assert sparsify(method=rewire.dense(), sparsity=None).sparsity == 0
 
 
 # ---- densities that move

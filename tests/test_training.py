@@ -191,6 +191,18 @@ def test_the_time_limit_stops_cleanly(tmp_path: Path) -> None:
     assert checkpoint.load(stopped.value.path, TINY.identity())["step"] == 0
 
 
+def test_a_run_that_breaks_within_an_epoch_goes_on_from_there(tmp_path: Path) -> None:
+    class Broken(Progress):
+        def step(self, run: Run) -> None:
+            if run.step == 33:
+                raise RuntimeError("the power is gone")
+
+    with pytest.raises(RuntimeError, match="the power is gone"):
+        train(TINY, Runtime(checkpoint_seconds=1e-9), folder=tmp_path / "broken", progress=Broken())
+    assert checkpoint.load(tmp_path / "broken" / "checkpoint.pt", TINY.identity())["step"] == 32
+    assert finish(TINY, tmp_path / "broken", resume=True)[1] == finish(TINY, tmp_path / "whole")[1]
+
+
 def test_checkpoints_are_not_written_more_often_than_asked(tmp_path: Path) -> None:
     finish(TINY, tmp_path / "seldom", checkpoint_seconds=1000)
     assert not (tmp_path / "seldom" / "checkpoint.pt").exists()
@@ -291,10 +303,10 @@ def test_a_refused_run_leaves_no_folder(tmp_path: Path) -> None:
 
 
 def test_a_record_names_the_commit_that_the_run_began_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("rewire.training._commit", lambda: "at the start")
+    monkeypatch.setattr("rewire.training.commit_at_start", lambda: "at the start")
 
     def commit_again() -> None:
-        monkeypatch.setattr("rewire.training._commit", lambda: "later")
+        monkeypatch.setattr("rewire.training.commit_at_start", lambda: "later")
 
     record = train(TINY, Runtime(), folder=tmp_path, should_stop=commit_again)
     assert record.commit == "at the start"

@@ -548,3 +548,25 @@ def test_two_parts_of_a_model_may_have_a_sparsifier_each() -> None:
     assert (first.updates, second.updates) == (3, 0)
     assert not model[0].weight[~first.masks["0.weight"]].any()
     assert not model[2].weight[~second.masks["2.weight"]].any()
+
+
+def test_watching_too_late_is_refused() -> None:
+    """After a backward pass its gradients are masked already."""
+    model, optimizer, sparsifier = start()
+    loss(model, 0).backward()
+    sparsifier.watch()
+    loss(model, 1).backward()
+    optimizer.step()
+    with pytest.raises(RuntimeError, match=r"Call sparsifier.watch\(\) before the backward pass"):
+        sparsifier.update()
+
+
+def test_a_loaded_state_has_seen_no_gradient() -> None:
+    model, optimizer, sparsifier = start()
+    state = sparsifier.state_dict()
+    sparsifier.watch()
+    loss(model, 0).backward()
+    optimizer.step()
+    sparsifier.load_state_dict(state)
+    with pytest.raises(RuntimeError, match="reads the dense gradient"):
+        sparsifier.update()

@@ -1,4 +1,4 @@
-"""What a recipe describes, put together: data set, model, optimizer and sparsifier."""
+"""What a recipe describes, put together: data set, model, optimizer, sparsifier, and the names of its run."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 import rewire.tasks
+from rewire import record
 from rewire.core.method import Method
 from rewire.recipe import Recipe, sparsities_of, structure_of
 from rewire.sparsifier import Sparsifier, Update, sparsify
@@ -124,3 +125,18 @@ def build_sparsifier(
 @lru_cache(maxsize=1)
 def _load(task: str, folder: Path | None, size: int) -> Dataset:
     return rewire.tasks.load(task, folder, size)
+
+
+def run_name(recipe: Recipe) -> str:
+    """Returns the name of a run for people; it leaves out what seldom differs.
+
+    >>> run_name(Recipe())
+    'digits-mlp-dst_ee-0.95-seed0'
+    """
+    sparsity = "" if recipe.method == "dense" else f"-{recipe.sparsity}".replace("*", "all")
+    return f"{recipe.task}-{recipe.model}-{recipe.method}{sparsity}-seed{recipe.seed}"
+
+
+def folder_name(recipe: Recipe) -> str:
+    """Returns the name of a run's folder: ends with a piece of its key, so that no other run ever writes there."""
+    return f"{run_name(recipe)}-{record.key(recipe.identity())[:6]}"

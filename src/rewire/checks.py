@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from rewire.core.method import Keep, Method
-from rewire.core.score import Layer
+from rewire.core.score import Layer, Score
 from rewire.core.structure import Structure
 from rewire.layers import SparseWeight
 from rewire.sharding import is_sharded
@@ -47,13 +47,37 @@ def check_optimizer(optimizer: torch.optim.Optimizer, weights: list[SparseWeight
             )
 
 
-def check_structure(structure: Structure, method: Method) -> None:
-    """Raises ValueError where a method moves the budget between layers, but the structure fixes that of each."""
-    if structure.density() is not None and not isinstance(method.share, Keep):
+def check_values(method: Method, structure: Structure, start: Score | Mapping[str, torch.Tensor]) -> None:
+    """Raises TypeError where a function, a class or a name was given instead of the value it makes."""
+    for what, value, kinds, example in (
+        ("method", method, (Method,), "rewire.dst_ee(steps=30_000)"),
+        ("structure", structure, (Structure,), "rewire.NM(2, 4)"),
+        ("start", start, (Score, Mapping), "rewire.Magnitude()"),
+    ):
+        if not isinstance(value, kinds):
+            raise TypeError(
+                f"{what}={getattr(value, '__name__', repr(value))} is not a {kinds[0].__name__}, because it was not "
+                f"called or is only a name. Give a value, such as {what}={example}."
+            )
+
+
+def check_structure(structure: Structure, method: Method, weights: Iterable[SparseWeight]) -> None:
+    """Raises ValueError where a weight cannot hold the structure, or the method moves what the structure fixes."""
+    keeps = isinstance(method.share, Keep)
+    if structure.density() is not None and not keeps:
         raise ValueError(
             f"{method.name} moves weights between layers ({method.share!r}), but {structure} fixes the density of "
             "every layer. Use share=Keep(), or another structure."
         )
+    for weight in weights:
+        out_first = weight.out_first(weight.parameter.detach())
+        structure.check(weight.name, out_first.shape)
+        groups = structure.fold(out_first).shape[0]
+        if groups > 1 and not keeps:
+            raise ValueError(
+                f"{method.name} moves single weights between layers ({method.share!r}), but {structure} gives each of "
+                f"the {groups} groups of {weight.name} the same number. Use share=Keep(), or another structure."
+            )
 
 
 def check_finite(layers: Mapping[str, Layer], step: int, gradient: bool) -> None:

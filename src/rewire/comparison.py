@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 from rewire import record
+from rewire.assembly import run_name
 from rewire.recipe import Recipe, Runtime
 from rewire.record import Record
-from rewire.training import Stop, Stopped, run_name, train, until
+from rewire.training import Stop, Stopped, train, until
 
 RECORDS = "records.jsonl"  # in the folder of a runtime; one line a run
 

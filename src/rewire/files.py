@@ -31,14 +31,14 @@ def save(
     model: nn.Module,
     path: str | Path,
     masks: Mapping[str, Tensor],
-    dtype: torch.dtype = torch.float32,
+    dtype: torch.dtype | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Writes the model to one safetensors file in which only active weights take room, whole or not at all.
 
     masks: True where a weight is active, by parameter name: `sparsifier.masks`. Weights without a mask are dense.
-    dtype: of the active values of the sparse weights; torch.bfloat16 halves them and rounds. Everything else keeps
-        its own dtype.
+    dtype: of the active values of the sparse weights, by default their own; torch.bfloat16 halves those of float32
+        and rounds. Everything else keeps its own dtype.
     metadata: words of your own for the file's header.
 
     The file takes active * 4 + total / 8 bytes in float32 (active * 2 in bfloat16), plus the dense tensors and a
@@ -57,7 +57,7 @@ def save(
     """
     safetensors = _safetensors()
     path = Path(path)
-    if not dtype.is_floating_point:
+    if dtype is not None and not dtype.is_floating_point:
         raise ValueError(
             f"dtype={dtype} cannot hold weights, because it has no fractions. Use torch.float32 or torch.bfloat16."
         )
@@ -73,7 +73,7 @@ def save(
         if mask is None:
             stored[name] = tensor.cpu().clone(memory_format=torch.contiguous_format)
         else:
-            stored[f"{name}.values"] = tensor[mask.to(tensor.device)].to("cpu", dtype)
+            stored[f"{name}.values"] = tensor[mask.to(tensor.device)].to("cpu", dtype or tensor.dtype)
             stored[f"{name}.mask"] = pack_bits(mask).cpu()
     shapes = {name: list(state[name].shape) for name in masks}
     header = json.dumps({"format": FORMAT, "shapes": shapes, "tied": tied}, separators=(",", ":"))
@@ -84,8 +84,8 @@ def save(
 def load(path: str | Path, model: Model) -> Model:
     """Returns the model with its weights from a file of `save`: an ordinary dense model, zeros where inactive.
 
-    In float32 every tensor is equal to the saved one bit for bit; in another dtype the sparse weights are equal to
-    the saved ones rounded to it. The names and shapes must be those of the model; before all is checked, nothing
+    Every tensor is equal to the saved one bit for bit; where `save` was given a dtype, the sparse weights are equal
+    to the saved ones rounded to it. The names and shapes must be those of the model; before all is checked, nothing
     changes.
     """
     path = Path(path)
@@ -153,7 +153,8 @@ def _check_masks(state: Mapping[str, Tensor], masks: Mapping[str, Tensor]) -> No
         if astray:
             raise ValueError(
                 f"{name} cannot be saved, because {astray} of its weights are not 0 where its mask is False and "
-                "would be lost. Save the masks of this very moment: sparsifier.masks."
+                "would be lost. Save the masks of this very moment: sparsifier.masks. An average over steps (EMA) "
+                "still holds weights that were dropped: zero them first, with weight.data.mul_(mask)."
             )
 
 

@@ -101,6 +101,11 @@ def choose(
             sparse.append(SparseWeight(name, parameter, groups))
     if unmatched:
         kind, pattern = unmatched[0]
+        if any(plain_name(name) == pattern for name, _ in model.named_modules()):
+            raise ValueError(
+                f"{kind}=[{pattern!r}] matches a module that has no parameter of its own, so it would do nothing. For "
+                f'all that is inside it, use {kind}=["{pattern}.*"].'
+            )
         raise ValueError(
             f"{kind}=[{pattern!r}] matches no parameter of the model, so it would do nothing. Its modules are: "
             f"{', '.join(plain_name(n) for n, _ in model.named_modules() if n) or 'none'}."

@@ -53,6 +53,10 @@ class Masked:
         """Returns a tensor of the weight's shape, folded by the structure."""
         return self.structure.fold(self.weight.out_first(tensor))
 
+    def zeros(self) -> int:
+        """Returns how many active weights are 0."""
+        return int((self.active & (self.parameter.detach() == 0)).sum())
+
     def active_units(self) -> Bool[Tensor, "groups units"]:
         """Returns which units are active."""
         return self.fold(self.active)[..., 0]
@@ -131,6 +135,7 @@ class Masked:
             "active": pack_bits(self.active.cpu()),
             "visits": self.visits.cpu().clone() if counted else pack_bits(self.visits.cpu()),
             "counted": counted,
+            "zeros": self.zeros(),
             "buffers": {name: buffer.cpu().clone() for name, buffer in self.buffers.items()},
         }
 

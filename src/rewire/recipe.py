@@ -200,8 +200,8 @@ class Runtime:
     """Continue what an earlier call with the same flags left unfinished."""
     evaluate_every: int = 1
     """Epochs between two readings of the validation split."""
-    checkpoint_seconds: float = 10.0
-    """Seconds that must pass before the end of an epoch writes a checkpoint again; 0 writes one every epoch."""
+    checkpoint_seconds: float = 30.0
+    """Seconds between two checkpoints, also within an epoch; 0 writes one at the end of every epoch."""
 
     def __post_init__(self) -> None:
         seconds_of(self.time_limit)

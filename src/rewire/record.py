@@ -12,6 +12,7 @@ import platform
 import subprocess
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any, final
@@ -121,6 +122,12 @@ def commit() -> str:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--", str(folder)) else "")
     except (OSError, subprocess.CalledProcessError):
         return ""
+
+
+@cache
+def commit_at_start() -> str:
+    """Returns `commit` as it was when this process first asked: its code does not change with the files."""
+    return commit()
 
 
 def versions() -> dict[str, str]:

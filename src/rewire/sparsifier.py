@@ -6,6 +6,8 @@ checks have files of their own.
 
 from __future__ import annotations
 
+import gc
+import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -17,7 +19,14 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
-from rewire.checks import check_finite, check_optimizer, check_state, check_structure, warn_of_foreign_state
+from rewire.checks import (
+    check_finite,
+    check_optimizer,
+    check_state,
+    check_structure,
+    check_values,
+    warn_of_foreign_state,
+)
 from rewire.core.budget import Distribution
 from rewire.core.method import Method
 from rewire.core.score import Random, Score, layer_key
@@ -29,7 +38,14 @@ from rewire.start import Budget, begin
 
 FORMAT = 1  # of state_dict()
 
-_taken: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weights that have a sparsifier
+_taken: WeakIdKeyDictionary = WeakIdKeyDictionary()  # weight -> weak reference to its sparsifier
+
+
+def _is_taken(parameter: nn.Parameter) -> bool:
+    """Returns whether a sparsifier that still lives has the weight; one goes with its optimizer."""
+    if parameter in _taken and _taken[parameter]() is not None:
+        gc.collect()  # optimizer and sparsifier hold each other, so an abandoned pair may still be there
+    return parameter in _taken and _taken[parameter]() is not None
 
 
 @dataclass(frozen=True)
@@ -75,14 +91,13 @@ def sparsify(
     Initial weights are not rescaled. Raises ValueError or TypeError, before anything is changed, where the budget,
     the structure or the optimizer cannot work.
     """
+    check_values(method, structure, start)
     weights, dense = choose(model, include, exclude)
     check_optimizer(optimizer, weights)
-    taken = next((weight.name for weight in weights if weight.parameter in _taken), None)
+    taken = next((weight.name for weight in weights if _is_taken(weight.parameter)), None)
     if taken is not None:
         raise ValueError(f"{taken} already has a sparsifier, and two would fight over it. Call .remove() on the first.")
-    for weight in weights:
-        structure.check(weight.name, weight.out_first(weight.parameter).shape)
-    check_structure(structure, method)
+    check_structure(structure, method, weights)
     storages = {weight.name: Masked(weight, structure, method.needs) for weight in weights}
     keys = {name: layer_key(seed, name, step=0) for name in storages}
     budget, topologies = begin(storages, method, structure, start, sparsity, distribution, keys)
@@ -117,22 +132,24 @@ class Sparsifier:
         self._overflows: Tensor | None = None
         self._watching = False  # the gradients of the coming backward passes stay dense
         self._watched = False  # those of the last step were
+        self._masked = False  # a gradient of the coming step was masked
+        self._saved_zeros: Mapping[str, int] = {}  # just loaded: active weights that were 0 when the state was saved
         self._state_seen = False
         self._moved: Mapping[str, int] = dict.fromkeys(storages, 0)
         self._zero_inactive()
         this = weakref.ref(self)
 
-        def watching() -> bool:
+        def stays_dense() -> bool:
             alive = this()
-            return alive is not None and alive._watching
+            return alive is not None and alive._before_gradient()
 
         self._hooks: list[RemovableHandle] = [
-            storage.parameter.register_post_accumulate_grad_hook(gradient_hook(storage, watching))
+            storage.parameter.register_post_accumulate_grad_hook(gradient_hook(storage, stays_dense))
             for storage in self._storages.values()
         ]
         self._hooks.append(optimizer.register_step_post_hook(self._after_step))
         for storage in self._storages.values():
-            _taken[storage.parameter] = True
+            _taken[storage.parameter] = this
         self._watch_next()
 
     # ---- what the user reads
@@ -294,9 +311,31 @@ class Sparsifier:
         for name, storage in self._storages.items():
             storage.take_(*layers[name])
         self._zero_inactive()
+        self._watched = self._masked = False
+        self._saved_zeros = {name: layer["zeros"] for name, layer in state["layers"].items() if "zeros" in layer}
         self._watch_next()
 
     # ---- around optimizer.step()
+
+    def _before_gradient(self) -> bool:
+        """Returns whether a gradient that has just been accumulated stays dense."""
+        if self._saved_zeros:
+            saved, self._saved_zeros = self._saved_zeros, {}
+            self._compare_zeros(saved)
+        self._masked |= not self._watching
+        return self._watching
+
+    def _compare_zeros(self, saved: Mapping[str, int]) -> None:
+        """Warns where the model that goes on training is not the one whose topology was loaded."""
+        lost = {name: self._storages[name].zeros() - zeros for name, zeros in saved.items()}
+        if any(count > 0 for count in lost.values()):
+            first = next(name for name, count in lost.items() if count > 0)
+            warnings.warn(
+                f"{lost[first]} active weights of {first} are 0 that were not when the sparsifier's state was saved, "
+                "because the model was not loaded, or was loaded before sparsify(), which zeroed them. Call "
+                "model.load_state_dict() after sparsify().",
+                stacklevel=2,
+            )
 
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._calls += 1
@@ -315,7 +354,7 @@ class Sparsifier:
         if due:
             self._settle()
             due = self.method.due(self._calls) and (skipped is None or not bool(skipped))
-        self._watched = self._watching
+        self._watched, self._masked = self._watching and not self._masked, False
         self._watch_next()  # before the update, which may raise
         if due:
             self._update()

@@ -88,6 +88,13 @@ def resolve(
 ) -> Budget:
     """Returns the budget that the user's `sparsity` means; ValueError where it contradicts itself."""
     fixed = structure.density()
+    if method.name == "dense" and fixed is not None:
+        raise ValueError(
+            f"dense() keeps every weight, but {structure} fixes the sparsity at {1 - fixed:g}. Leave the structure "
+            "out, or use static() for a fixed mask."
+        )
+    if method.name == "dense" and sparsity is None:
+        sparsity = 0.0
     if fixed is not None:
         if sparsity is not None and not (isinstance(sparsity, float) and math.isclose(sparsity, 1 - fixed)):
             raise ValueError(

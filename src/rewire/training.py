@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +19,10 @@ from rewire.metrics.health import health_warnings
 from rewire.outcome import outcome
 from rewire.processes import Processes
 from rewire.recipe import Recipe, Runtime
-from rewire.record import Record, commit, hardware, versions
+from rewire.record import Record, commit_at_start, hardware, versions
 from rewire.sparsifier import Update
 from rewire.tasks.batches import Batches
 from rewire.tasks.data import Examples
-
-_commit = cache(commit)  # read when a process begins its first run: the files may change while it goes on
 
 Stop = Callable[[], str | None]  # asked before every step; a reason ends the run
 
@@ -77,7 +74,7 @@ def train(
     The test set is read once, after the last step.
     """
     runtime = runtime or Runtime()
-    folder = folder or runtime.out / run_name(recipe)
+    folder = folder or runtime.out / assembly.folder_name(recipe)
     progress = progress or Progress()
     should_stop = until(runtime.seconds, should_stop)
     if runtime.threads:
@@ -104,22 +101,12 @@ def until(seconds: float, should_stop: Stop = lambda: None) -> Stop:
     return lambda: should_stop() or ("the time limit" if time.monotonic() > deadline else None)
 
 
-def run_name(recipe: Recipe) -> str:
-    """Returns the folder name of a run, for people; the identity of a run is in its record.
-
-    >>> run_name(Recipe())
-    'digits-mlp-dst_ee-0.95-seed0'
-    """
-    sparsity = "" if recipe.method == "dense" else f"-{recipe.sparsity}".replace("*", "all")
-    return f"{recipe.task}-{recipe.model}-{recipe.method}{sparsity}-seed{recipe.seed}"
-
-
 class Run:
     """One run in progress: what a checkpoint holds, and what it is trained with."""
 
     def __init__(self, recipe: Recipe, runtime: Runtime, folder: Path, processes: Processes) -> None:
         self.recipe, self.runtime, self.folder, self.processes = recipe, runtime, folder, processes
-        self.device, self.commit = processes.device, _commit()
+        self.device, self.commit = processes.device, commit_at_start()
         self.dataset = assembly.build_dataset(recipe, runtime.data)
         self.split = assembly.build_split(recipe, self.dataset)
         self.batches = self._batches(self.split.train, recipe.batch_size, training=True)
@@ -171,6 +158,10 @@ class Run:
                     raise Stopped(reason, self.checkpoint, self.step, self.steps)
                 self._learn(images, labels, assembly.learning_rate(self.recipe, self.step, self.steps, warmup))
                 progress.step(self)
+                within = self.step % len(self.batches) > 0  # the end of an epoch belongs to the checkpoint after it
+                if within and 0 < self.runtime.checkpoint_seconds < time.monotonic() - self._saved_at:
+                    self.seconds = time.monotonic() - began
+                    self.save_checkpoint()
             self._end_epoch()
             self.seconds = time.monotonic() - began
             if time.monotonic() - self._saved_at >= self.runtime.checkpoint_seconds:

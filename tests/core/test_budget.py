@@ -129,3 +129,11 @@ def test_cubic_density_by_hand() -> None:
     assert density(5, 0.1) == pytest.approx(1 - 0.9 * (1 - 0.5**3))
     assert density(10, 0.1) == density(99, 0.1) == pytest.approx(0.1)
     assert ConstantDensity()(3, 0.1) == 0.1
+
+
+@pytest.mark.parametrize(
+    ("options", "text"), [((0.0, 5, 5), "has no step to change in"), ((1.0, 0, 5), r"in \[0, 1\)")]
+)
+def test_a_cubic_density_that_cannot_be_is_refused_when_it_is_made(options: tuple, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        CubicDensity(*options)

@@ -1,5 +1,6 @@
 """Scores: formulas by hand, sums, factors, needs."""
 
+import dataclasses
 import math
 
 import pytest
@@ -17,6 +18,7 @@ from rewire.core.score import (
     Layer,
     Magnitude,
     Random,
+    Score,
     of_units,
 )
 
@@ -119,3 +121,28 @@ def test_random_depends_on_the_key_alone() -> None:
 def test_options_that_make_no_sense_are_refused(options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Exploration(**options)
+
+
+def test_no_bonus_is_rounded_away_beside_a_gradient_in_bf16() -> None:
+    """Equal gradients of 1: the next bf16 number is 1.0078, and the bonus is 0.002 at most."""
+    half = dataclasses.replace(layer(), weight=torch.zeros(1, 4, 1).bfloat16(), grad=torch.ones(1, 4, 1).bfloat16())
+    score = of_units(Gradient() + Exploration(1e-3), half)[0]
+    assert score.argsort(descending=True).tolist() == [2, 1, 0, 3]  # visits 0, 1, 3, 4
+
+
+def test_the_bonus_is_0_before_the_first_step() -> None:
+    assert Exploration(1.0)(layer(step=0)).eq(0).all()
+
+
+@dataclasses.dataclass(frozen=True)
+class Logarithm(Score):
+    """Of the weight: NaN below 0."""
+
+    def __call__(self, layer: Layer) -> torch.Tensor:
+        return layer.weight.log()
+
+
+def test_a_score_that_is_nan_is_named() -> None:
+    text = r"The score Logarithm\(\) of a weight of shape \(2, 2\) is NaN at step 10, so its units cannot be ranked"
+    with pytest.raises(FloatingPointError, match=text):
+        of_units(Logarithm(), layer())

@@ -135,3 +135,12 @@ def test_a_proportional_share_never_overfills_a_layer(calm: float) -> None:
     quotas = share(layers, {"calm": 3, "busy": 1}, 1.0, method)
     assert sum(quota.end for quota in quotas.values()) == 4
     assert quotas["busy"].end == 2
+
+
+def test_a_full_layer_that_shrinks_regrows_as_any_other() -> None:
+    """GraNet's first update from dense: drop to the plan, then move the fraction by the gradient."""
+    one = layer([[3.0, 0.1, -2.0, 0.2]], [[0.0, 9.0, 0.0, 0.0]], [[1, 1, 1, 1]])
+    granet = Method("granet", Magnitude(), Gradient(), Constant(0.5), Every(1, 100))
+    quota = Keep()({"a": one}, {"a": 2}, 0.5, granet)["a"]
+    assert quota == Quota(1, 2)
+    assert next_topology(granet, one, quota).tolist() == [[1, 1, 0, 0]]

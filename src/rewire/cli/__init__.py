@@ -50,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def train(command: Train, words: Sequence[str]) -> int:
     """Trains, the dense baseline too where it is wanted, and prints the table and the path of the report."""
     from rewire import record, training
+    from rewire.assembly import folder_name, run_name
     from rewire.comparison import RECORDS
     from rewire.progress import progress_of
     from rewire.report.page import page
@@ -69,7 +70,7 @@ def train(command: Train, words: Sequence[str]) -> int:
         for recipe in recipes:
             entry = known.get(record.key(recipe.identity()))
             if entry is None:
-                progress = progress_of(training.run_name(recipe)) if writes else None
+                progress = progress_of(run_name(recipe)) if writes else None
                 try:
                     entry = training.train(recipe, runtime, progress=progress, should_stop=should_stop)
                 except training.Stopped as stopped:
@@ -79,7 +80,7 @@ def train(command: Train, words: Sequence[str]) -> int:
             found.insert(0, entry)
     if writes:
         print(f"\n{_train_table(found)}\n")
-        print(f"model   {command.runtime.out / training.run_name(command.recipe) / 'model.safetensors'}")
+        print(f"model   {command.runtime.out / folder_name(command.recipe) / 'model.safetensors'}")
         path = command.runtime.out / "report.html"
         page(found, path)
         print(f"report  {path.resolve()}")

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from rewire.core.schedule import Cubic
+
 Distribution = Literal["uniform", "er", "erk", "global"]
 
 
@@ -50,10 +52,16 @@ class CubicDensity(Density):
     begin: int
     end: int
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.start < 1:
+            raise ValueError(
+                f"CubicDensity(start={self.start}) is not a sparsity to begin with, because it is the share of weights "
+                "that are zero, in [0, 1). Give start=0.0 to begin dense."
+            )
+        self(0, 0.0)  # raises ValueError where the steps make no schedule
+
     def __call__(self, step: int, target: float) -> float:
-        remaining = 1 - min(max((step - self.begin) / (self.end - self.begin), 0.0), 1.0)
-        final = 1 - target
-        return 1 - (final + (self.start - final) * remaining**3)
+        return Cubic(1 - self.start, target, self.begin, self.end)(step)
 
 
 def layer_densities(shapes: Mapping[str, torch.Size], density: float, distribution: Distribution) -> dict[str, float]:

@@ -41,11 +41,12 @@ class Share(ABC):
 def moves(layer: Layer, end: int, fraction: float, regrow: bool) -> Quota:
     """Returns the quota of a layer that ends with `end` units after moving ceil(fraction * units) of them.
 
-    A layer with no inactive unit moves none. Without `regrow` no more can move than were inactive before.
+    A layer that stays full moves none; one that was full and shrinks moves as any other. Without `regrow` no more can
+    move than were inactive before.
     """
     active, units = int(layer.active.sum()), layer.active.numel()
     survivors = min(active, end)
-    moved = math.ceil(fraction * survivors) if active < units else 0
+    moved = math.ceil(fraction * survivors) if survivors < units else 0
     if not regrow:
         moved = max(0, min(moved, units - active - (end - survivors)))
     return Quota(survivors - moved, end)

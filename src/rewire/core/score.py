@@ -117,9 +117,18 @@ class Score(ABC):
 
 
 def of_units(score: Score, layer: Layer) -> Float[Tensor, "groups units"]:
-    """Returns the score of every unit: the mean over its weights."""
+    """Returns the score of every unit: the mean over its weights.
+
+    Raises FloatingPointError where it is NaN, which has no place in any order.
+    """
     values = score(layer).expand(layer.weight.shape)
-    return values.squeeze(-1) if values.shape[-1] == 1 else values.mean(-1)
+    values = values.squeeze(-1) if values.shape[-1] == 1 else values.mean(-1)
+    if bool(values.isnan().any()):
+        raise FloatingPointError(
+            f"The score {score!r} of a weight of shape {tuple(layer.shape)} is NaN at step {layer.step}, so its units "
+            "cannot be ranked; no mask was changed. Give a score that is a number wherever weight and gradient are."
+        )
+    return values
 
 
 @dataclass(frozen=True)
@@ -225,6 +234,9 @@ class Exploration(Score):
         bonus is measured in units of the mean abs(gradient) over the layer's inactive weights, so that one c fits
         layers, losses and loss scales alike.
 
+    Before the second step the bonus is 0. It is a float32 number (at least) under bf16 and fp16 as well: beside a
+    gradient in 8 bits of precision a small bonus would be rounded away.
+
     Reference: Huang et al., Dynamic Sparse Training via Balancing the Exploration-Exploitation Trade-off, DAC 2023,
     section III, https://arxiv.org/abs/2211.16667
     """
@@ -252,10 +264,10 @@ class Exploration(Score):
 
     def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
         factor: float | Tensor = self.c(layer.step) if isinstance(self.c, Schedule) else self.c
-        factor *= math.log(layer.step)
+        factor *= math.log(max(layer.step, 1))
         if self.scale == "layer":
             inactive = ~layer.active
             sums = layer.dense_grad().abs().mean(-1).mul_(inactive).sum()
             factor = factor * sums / inactive.sum().clamp(min=1)
-        visits = layer.visits.to(layer.weight.dtype).unsqueeze(-1)
+        visits = layer.visits.to(torch.promote_types(layer.weight.dtype, torch.float32)).unsqueeze(-1)
         return factor / visits.add_(self.eps)

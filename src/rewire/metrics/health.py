@@ -50,7 +50,7 @@ def collapsed_layers(masks: Mapping[str, Tensor], density: float = 0.001) -> dic
     return {name: count for name, count in active.items() if count == 0 or count < density * masks[name].numel()}
 
 
-def health_warnings(masks: Mapping[str, Tensor], model: nn.Module | None = None, share: float = 0.1) -> list[str]:
+def health_warnings(masks: Mapping[str, Tensor], model: nn.Module | None = None, share: float = 0.25) -> list[str]:
     """Returns one line for each layer that has collapsed, or has more than `share` of its outputs or inputs dead.
 
     An empty list means that nothing of the kind was found, not that the network is a good one.

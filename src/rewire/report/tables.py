@@ -72,7 +72,7 @@ def differences(section: Section) -> Table | None:
     tested = sum(comparison.p is not None for comparison in comparisons)
     return Table(
         "Differences in test accuracy, run by run on the same seeds, in percentage points: mean ± standard deviation. "
-        f"Paired t-test, two-sided; p after Holm is corrected for the {tested} tests in this table. "
+        f"Paired t-test, two-sided; p after Holm is corrected for the number of tests in this table, {tested}. "
         f"A difference counts as shown where it is below {LEVEL:g}.",
         ("comparison", "sparsity", "difference", "seeds", "p", "p after Holm", "reading"),
         tuple(
