@@ -349,3 +349,17 @@ def test_weights_that_are_no_real_numbers_stay_dense() -> None:
     model = nn.Linear(4, 4, dtype=torch.complex64)
     with pytest.raises(ValueError, match=r"weight stays dense \(torch.complex64 is not a floating-point type\)"):
         choose(model)
+
+
+@pytest.mark.filterwarnings("ignore:.*weight_norm.*:FutureWarning")
+def test_the_gain_of_a_weight_norm_is_no_sparse_layer() -> None:
+    lstm = torch.nn.utils.weight_norm(torch.nn.LSTM(4, 8), "weight_hh_l0")
+    sparse, dense = choose(lstm)
+    assert [weight.name for weight in sparse] == ["weight_ih_l0"]
+    assert {"weight_hh_l0_g", "weight_hh_l0_v"} <= dense.keys()
+
+
+def test_a_long_list_of_modules_is_cut() -> None:
+    model = torch.nn.Sequential(*(torch.nn.Linear(2, 2) for _ in range(30)))
+    with pytest.raises(ValueError, match=r"Its modules are: 0, 1, .*, 19, \.\.\.\.$"):
+        choose(model, exclude=["head"])

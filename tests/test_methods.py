@@ -220,3 +220,9 @@ def test_an_interval_below_one_step_is_refused(name: str) -> None:
 def test_options_of_dst_ee_that_cannot_be(options, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         rewire.dst_ee(1000, every=100, **options)
+
+
+@pytest.mark.parametrize("stop", [0.0, 1.5, -1.0])
+def test_a_stop_outside_the_run_is_refused(stop: float) -> None:
+    with pytest.raises(ValueError, match=r"stop=.* is outside \(0, 1\].*Use 0.75"):
+        rewire.rigl(steps=1000, stop=stop)

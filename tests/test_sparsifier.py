@@ -265,3 +265,49 @@ def test_a_model_loaded_before_sparsify_is_noticed() -> None:
                 UserWarning, match=r"are 0 that were not .* Call model.load_state_dict\(\) after sparsify"
             ):
                 again.train(2)
+
+
+def test_a_copy_is_refused_because_its_hooks_would_be_dead() -> None:
+    model = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = rewire.sparsify(model, optimizer, rewire.static(), sparsity=0.5)
+    with pytest.raises(TypeError, match=r"A Sparsifier cannot be copied.*Copy the model alone"):
+        copy.deepcopy(sparsifier)
+    copy.deepcopy(model)
+
+
+def test_a_state_of_another_budget_is_refused() -> None:
+    def made(sparsity: float, distribution: str) -> rewire.Sparsifier:
+        model = torch.nn.Linear(8, 8)
+        optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+        return rewire.sparsify(model, optimizer, rewire.static(), sparsity=sparsity, distribution=distribution)
+
+    state = made(0.5, "erk").state_dict()
+    made(0.5, "erk").load_state_dict(state)
+    for other in (made(0.75, "erk"), made(0.5, "uniform")):
+        before = other.masks["weight"]
+        with pytest.raises(
+            ValueError, match=r"budget: saved sparsity 0\.5, erk, here sparsity 0\.[75]+, (erk|uniform)"
+        ):
+            other.load_state_dict(state)
+        assert torch.equal(other.masks["weight"], before)
+
+
+def test_a_running_mean_follows_the_type_of_its_weight() -> None:
+    model = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    snfs = rewire.Method("snfs", rewire.Magnitude(), rewire.GradientMean(), rewire.Constant(0.5), rewire.Every(2, 9))
+    rewire.sparsify(model, optimizer, snfs, sparsity=0.5)
+    model.double()
+    for _ in range(4):
+        model(torch.randn(4, 8, dtype=torch.float64)).square().sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+
+def test_two_running_means_are_two_buffers() -> None:
+    model = torch.nn.Linear(8, 8)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    both = rewire.GradientMean(0.9) + rewire.GradientMean(0.5)
+    sparsifier = rewire.sparsify(model, optimizer, rewire.Method("two", rewire.Magnitude(), both), sparsity=0.5)
+    assert sparsifier.nbytes == 64 * (1 + 1 + 4 + 4)  # mask, visits, two means

@@ -105,7 +105,11 @@ def check_state(
             f"This is not a sparsifier state of format {format_} (it says {state.get('format')!r}), so it cannot "
             "be read. Pass what sparsifier.state_dict() returned."
         )
-    missing = [key for key in ("method", "structure", "seed", "step", "updates", "moved", "layers") if key not in state]
+    missing = [
+        key
+        for key in ("method", "structure", "budget", "seed", "step", "updates", "moved", "layers")
+        if key not in state
+    ]
     if missing:
         raise ValueError(
             f"The saved state is not whole (it lacks {', '.join(missing)}); nothing was changed. Load another "

@@ -20,8 +20,8 @@ SPARSE_TYPES: tuple[tuple[type[nn.Module], tuple[str, ...]], ...] = (
     (nn.Linear, ("weight",)),
     (_ConvNd, ("weight",)),
     (nn.MultiheadAttention, ("in_proj_weight", "?_proj_weight")),
-    (nn.RNNBase, ("weight_*",)),
-    (nn.RNNCellBase, ("weight_*",)),
+    (nn.RNNBase, ("weight_*[0-9]", "weight_*_reverse")),
+    (nn.RNNCellBase, ("weight_ih", "weight_hh")),
 )
 
 
@@ -106,9 +106,10 @@ def choose(
                 f"{kind}=[{pattern!r}] matches a module that has no parameter of its own, so it would do nothing. For "
                 f'all that is inside it, use {kind}=["{pattern}.*"].'
             )
+        names = [plain_name(n) for n, _ in model.named_modules() if n]
         raise ValueError(
             f"{kind}=[{pattern!r}] matches no parameter of the model, so it would do nothing. Its modules are: "
-            f"{', '.join(plain_name(n) for n, _ in model.named_modules() if n) or 'none'}."
+            f"{', '.join(names[:20]) or 'none'}{', ...' if len(names) > 20 else ''}."
         )
     if not sparse:
         raise ValueError(

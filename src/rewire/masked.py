@@ -121,11 +121,11 @@ class Masked:
                     buffer.copy_(torch.where(skipped.bool(), before, buffer))
 
     def follow_(self) -> None:
-        """Follows a weight that the user moved to another device after sparsify()."""
+        """Follows a weight that the user moved to another device or type after sparsify()."""
         device = self.parameter.device
         if self.active.device != device:
             self.active, self.visits = self.active.to(device), self.visits.to(device)
-            self.buffers = {name: buffer.to(device) for name, buffer in self.buffers.items()}
+        self.buffers = {name: buffer.to(self.parameter) for name, buffer in self.buffers.items()}
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain containers and CPU tensors: shape, packed mask, visits (packed where they are one bit)."""

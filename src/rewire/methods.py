@@ -57,6 +57,10 @@ def rigl(steps: int = 0, *, every: int = 100, fraction: float = 0.3, stop: float
     Reference: Evci et al., Rigging the Lottery: Making All Tickets Winners, ICML 2020, section 3,
     https://arxiv.org/abs/1911.11134
     """
+    if not 0 < stop <= 1:
+        raise ValueError(
+            f"stop={stop} is outside (0, 1]: it is the share of the run after which RigL moves nothing. Use 0.75."
+        )
     last = min(int(stop * steps), steps - every)
     _check("rigl", steps, every, last, fraction)
     schedule = Cosine(fraction, 0.0, int(stop * steps))

@@ -206,6 +206,12 @@ class Sparsifier:
         }
         return {f"rewire/{key}": value for key, value in (whole | layers).items()}
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Sparsifier:
+        raise TypeError(
+            "A Sparsifier cannot be copied: its hooks belong to one model and one optimizer. Copy the model alone (an "
+            "EMA is an ordinary module), or call sparsify() on the copy and load sparsifier.state_dict()."
+        )
+
     def __repr__(self) -> str:
         return (
             f"Sparsifier({self.method.name}, {self.structure}, {len(self._storages)} sparse layers, "
@@ -229,7 +235,7 @@ class Sparsifier:
     # ---- what the user does
 
     @torch.no_grad()
-    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0) -> Tensor:
+    def clip_grad_norm_(self, max_norm: float, norm_type: float = 2.0, error_if_nonfinite: bool = False) -> Tensor:
         """Clips the gradients of all the optimizer's parameters by their joint norm over *active* weights.
 
         Unlike `torch.nn.utils.clip_grad_norm_` it means the same on the steps of updates, where gradients are dense:
@@ -243,7 +249,7 @@ class Sparsifier:
                 storage = storages.get(id(parameter))
                 seen.append((parameter.grad, storage.active if storage else None))
         counted = [grad if active is None else torch.where(active, grad, 0) for grad, active in seen]
-        norm = nn.utils.get_total_norm(counted, norm_type)
+        norm = nn.utils.get_total_norm(counted, norm_type, error_if_nonfinite)
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
         for grad, active in seen:
             scaled = grad * factor.to(grad.device)
@@ -286,6 +292,7 @@ class Sparsifier:
             "format": FORMAT,
             "method": repr(self.method),
             "structure": repr(self.structure),
+            "budget": str(self._budget),
             "seed": self.seed,
             "step": self.step,
             "updates": self.updates,
@@ -302,7 +309,7 @@ class Sparsifier:
         check_state(
             state,
             FORMAT,
-            {"method": repr(self.method), "structure": repr(self.structure)},
+            {"method": repr(self.method), "structure": repr(self.structure), "budget": str(self._budget)},
             {name: tuple(storage.parameter.shape) for name, storage in self._storages.items()},
         )
         layers = {name: storage.read(state["layers"][name]) for name, storage in self._storages.items()}

@@ -30,6 +30,10 @@ class Budget:
     distribution: Distribution
     method: Method
 
+    def __str__(self) -> str:
+        layers = "".join(f", {1 - density:g} in {name}" for name, density in self.overrides.items())
+        return f"sparsity {1 - self.density:.6g}{layers}, {self.distribution}"
+
     @property
     def moves(self) -> bool:
         """Whether the method changes the density over training."""

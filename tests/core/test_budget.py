@@ -137,3 +137,8 @@ def test_cubic_density_by_hand() -> None:
 def test_a_cubic_density_that_cannot_be_is_refused_when_it_is_made(options: tuple, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         CubicDensity(*options)
+
+
+def test_a_sparsity_that_is_no_number_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"sparsity='0.9' is neither a number nor a mapping.*sparsity=0.95"):
+        match_overrides(["a.weight"], "0.9")  # type: ignore[arg-type]

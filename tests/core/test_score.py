@@ -31,7 +31,7 @@ def layer(step: int = 10, key: int = 1, size: int = 1) -> Layer:
         grad=torch.tensor([0.1, 0.2, -0.3, 0.4]).reshape(1, -1, size),
         active=torch.tensor([True, True, False, False]).reshape(1, -1, size)[..., 0],
         visits=torch.tensor([3, 1, 0, 4], dtype=torch.uint8).reshape(1, -1, size)[..., 0],
-        extra={"gradient_mean": torch.tensor([-1.0, 2.0, -3.0, 4.0]).reshape(1, -1, size)},
+        extra={"gradient_mean_0.9": torch.tensor([-1.0, 2.0, -3.0, 4.0]).reshape(1, -1, size)},
         step=step,
         key=key,
     )

@@ -23,7 +23,7 @@ def layer(weight: list[list[float]], grad: list[list[float]], active: list[list[
         grad=torch.tensor(grad).unsqueeze(-1),
         active=torch.tensor(active, dtype=torch.bool),
         visits=torch.tensor(active, dtype=torch.uint8),
-        extra={"gradient_mean": torch.tensor(grad).unsqueeze(-1)},
+        extra={"gradient_mean_0.9": torch.tensor(grad).unsqueeze(-1)},
         step=1,
         key=0,
     )

@@ -110,3 +110,12 @@ def test_without_pillow_it_says_what_to_type(tmp_path, monkeypatch):
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(ImportError, match=r'Pillow, which is not installed\. Type: pip install "rewire\[cli\]"'):
         image_folder(tmp_path)
+
+
+def test_images_that_do_not_fit_into_memory_are_refused_before_any_is_read(tmp_path, monkeypatch):
+    for name in ("a", "b"):
+        paint(tmp_path / "train" / name / "1.png", (1, 2, 3))
+    monkeypatch.setattr("rewire.tasks.folder._physical_memory", lambda: 3 * 8 * 8)
+    monkeypatch.setattr("rewire.tasks.folder._square", lambda *_: pytest.fail("an image was read"))
+    with pytest.raises(ValueError, match=r"holds 2 images, which take 0\.0 GB at 8 pixels.*Use smaller images"):
+        image_folder(tmp_path, size=8)

@@ -192,6 +192,11 @@ def match_overrides(names: list[str], sparsity: float | Mapping[str, float]) -> 
     >>> match_overrides(["conv1.weight", "fc.weight"], {"*": 0.95, "fc": 0.5})
     (0.95, {'fc.weight': 0.5})
     """
+    if not isinstance(sparsity, (int, float, Mapping)):
+        raise ValueError(
+            f"sparsity={sparsity!r} is neither a number nor a mapping of globs, so it gives no share of zeros. Use for "
+            'example sparsity=0.95 or {"*": 0.95, "fc": 0.5}.'
+        )
     rules = dict(sparsity) if isinstance(sparsity, Mapping) else {"*": sparsity}
     for glob, value in rules.items():
         if not 0 <= value < 1:

@@ -12,7 +12,7 @@ import hashlib
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
@@ -83,9 +83,12 @@ VISITS = Need("visits")
 class GradientAverage(Need):
     """A running mean of the dense gradient, one float per weight: mean = decay * mean + (1 - decay) * gradient."""
 
-    name: str = "gradient_mean"
-    gradient: Literal["never", "due", "always"] = "always"
+    name: str = field(init=False)
+    gradient: Literal["never", "due", "always"] = field(default="always", init=False)
     decay: float = 0.9
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", f"gradient_mean_{self.decay:g}")  # one buffer for each decay
 
     def start(self, weight: Tensor) -> Tensor | None:
         return torch.zeros_like(weight)
@@ -211,7 +214,7 @@ class GradientMean(Score):
         return frozenset({GradientAverage(decay=self.decay)})
 
     def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
-        return layer.extra["gradient_mean"].abs()
+        return layer.extra[GradientAverage(decay=self.decay).name].abs()
 
 
 @dataclass(frozen=True)

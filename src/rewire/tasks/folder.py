@@ -1,5 +1,6 @@
 """Any folder of images, one sub-folder a class. The one place that uses Pillow."""
 
+import os
 from pathlib import Path
 
 import torch
@@ -70,10 +71,22 @@ def _read(folder: Path, classes: list[str], size: int) -> tuple[Tensor, Tensor]:
     ]
     if not files:
         raise FileNotFoundError(f"No images in {folder}: no class folder holds a {', '.join(SUFFIXES)} file. {LAYOUT}.")
+    needed, there = len(files) * 3 * size**2, _physical_memory()
+    if needed > there:
+        raise ValueError(
+            f"{folder} holds {len(files):,} images, which take {needed / 1e9:.1f} GB at {size} pixels, and this "
+            f"machine has {there / 1e9:.1f} GB; all images of a folder are held in memory. Use smaller images "
+            "(--image-size 64, say) or fewer of them."
+        )
     images = torch.empty(len(files), 3, size, size, dtype=torch.uint8)
     for image, (path, _) in zip(images, files, strict=True):
         image.copy_(_square(path, size))
     return images, torch.tensor([label for _, label in files])
+
+
+def _physical_memory() -> int:
+    """Bytes of memory that the machine has."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _square(path: Path, size: int) -> Tensor:
