@@ -5,16 +5,20 @@ from pathlib import Path
 import pytest
 
 from rewire import record
-from rewire.report.refresh import PLACE, refresh
+from rewire.report.refresh import BENCHMARK, PLACE, refresh
 
 ROOT = Path(__file__).parents[1]
-PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))) if PLACE.search(page.read_text())]
+PAGES = [
+    page
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
+    if PLACE.search(page.read_text()) or BENCHMARK.search(page.read_text())
+]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_tables_of_a_page_come_from_the_records(page: Path) -> None:
     text = page.read_text()
-    assert refresh(text, record.read(ROOT / "results")) == text, (
+    assert refresh(text, record.read(ROOT / "results"), ROOT / "benchmarks" / "results") == text, (
         f"{page.name} and results/ disagree. Type: rewire report results/ --refresh {page.relative_to(ROOT)}"
     )
 

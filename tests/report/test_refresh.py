@@ -52,3 +52,17 @@ def test_a_cell_is_the_mean_and_spread_of_its_runs(make):
 def test_a_mark_that_cannot_be_served_is_refused(records, mark, message):
     with pytest.raises(ValueError, match=message):
         refresh(f"<!-- table: {mark} -->\n<!-- end of table -->", records)
+
+
+def test_the_rows_of_a_benchmark_come_from_its_files(tmp_path):
+    (tmp_path / "step-one-machine.csv").write_text("model,ratio,commit\nmlp,1.5,abc\nvgg,1.25,abc\n")
+    mark = "<!-- benchmark: step model ratio -->\n<!-- end of table -->"
+    page = refresh(mark, [], tmp_path)
+    assert "| mlp   |   1.5 |" in page
+    assert "| vgg   |  1.25 |" in page
+    assert "From step-one-machine.csv." in page
+    assert refresh(page, [], tmp_path) == page
+    with pytest.raises(ValueError, match=r'wants "speed" of the benchmark "step".*use one of: model, ratio, commit'):
+        refresh("<!-- benchmark: step model speed -->\n<!-- end of table -->", [], tmp_path)
+    with pytest.raises(ValueError, match=r"Run benchmarks/topology_update.py, or use one of: nothing yet"):
+        refresh("<!-- benchmark: topology-update update_ms -->\n<!-- end of table -->", [], tmp_path)

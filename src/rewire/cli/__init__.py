@@ -144,9 +144,8 @@ def report(command: Report, words: Sequence[str]) -> int:
     from rewire.report.refresh import refresh
 
     records = record.read(command.runs)
-    pages = {
-        path: refresh(path.read_text(), records).encode() for path in command.refresh
-    }  # all, before any is written
+    # All pages are made before any is written.
+    pages = {path: refresh(path.read_text(), records, command.benchmarks).encode() for path in command.refresh}
     _show(records, command.out)
     for path, content in pages.items():
         atomic_write(path, methodcaller("write", content))

@@ -81,6 +81,8 @@ class Report:
     """The page to write."""
     refresh: tuple[Path, ...] = ()
     """Markdown pages in which to make the marked tables anew, such as README.md."""
+    benchmarks: Path = Path("benchmarks/results")
+    """Folder of the benchmarks' CSV files, for the pages that show some."""
 
 
 def parsed(kind: type, command: str, words: Sequence[str]) -> Any:

@@ -5,11 +5,17 @@ A page marks the place of a table, and everything up to the end mark is replaced
     <!-- table: accuracy digits mlp -->
     <!-- end of table -->
 
-The words are the kind (accuracy, results or differences), the task and the model.
+The words are the kind (accuracy, results or differences), the task and the model. The rows of a benchmark come from
+its CSV files, and its mark names the columns to show:
+
+    <!-- benchmark: masked-step model compile ratio -->
+    <!-- end of table -->
 """
 
+import csv
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from rewire.record import Record
 from rewire.report.sections import Section, sections
@@ -20,13 +26,16 @@ KINDS: dict[str, Callable[[Section], Table | None]] = {
     "results": results,
     "differences": differences,
 }
-PLACE = re.compile(r"<!-- table: (\w+) (\w+) (\w+) -->\n.*?<!-- end of table -->", re.DOTALL)
+END = "<!-- end of table -->"
+PLACE = re.compile(rf"<!-- table: (\w+) (\w+) (\w+) -->\n.*?{END}", re.DOTALL)
+BENCHMARK = re.compile(rf"<!-- benchmark: ([\w-]+) ([\w ]+) -->\n.*?{END}", re.DOTALL)
 
 
-def refresh(page: str, records: Sequence[Record]) -> str:
-    """Returns the page with every marked table made anew from the records, each with its caption below it.
+def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("benchmarks/results")) -> str:
+    """Returns the page with every marked table made anew, each with its caption below it.
 
-    Raises ValueError where a mark asks for an unknown kind of table or for runs that are not among the records.
+    benchmarks: folder of the benchmarks' CSV files. Raises ValueError where a mark asks for an unknown kind of table,
+    or for runs or benchmarks that are not there.
     """
     by_place = {(section.task, section.model): section for section in sections(records)}
 
@@ -41,6 +50,23 @@ def refresh(page: str, records: Sequence[Record]) -> str:
             )
         table = KINDS[kind](by_place[task, model])
         body = f"{markdown(table)}\n\n{table.caption}\n" if table else "No runs to compare yet.\n"
-        return f"<!-- table: {kind} {task} {model} -->\n{body}<!-- end of table -->"
+        return f"<!-- table: {kind} {task} {model} -->\n{body}{END}"
 
-    return PLACE.sub(made, page)
+    def measured(match: re.Match[str]) -> str:
+        table = _benchmark(match[1], match[2].split(), benchmarks)
+        return f"<!-- benchmark: {match[1]} {match[2]} -->\n{markdown(table)}\n\n{table.caption}\n{END}"
+
+    return BENCHMARK.sub(measured, PLACE.sub(made, page))
+
+
+def _benchmark(name: str, columns: Sequence[str], folder: Path) -> Table:
+    files = sorted(folder.glob(f"{name}-*.csv"))
+    rows = [row for path in files for row in csv.DictReader(path.read_text().splitlines())]
+    unknown = [column for column in columns if not rows or column not in rows[0]]
+    if unknown:
+        raise ValueError(
+            f'The page wants "{unknown[0]}" of the benchmark "{name}", which {folder} does not hold. Run '
+            f"benchmarks/{name.replace('-', '_')}.py, or use one of: {', '.join(rows[0]) if rows else 'nothing yet'}."
+        )
+    cells = tuple(tuple(row[column] for column in columns) for row in rows)
+    return Table(f"From {', '.join(path.name for path in files)}.", tuple(columns), cells)
