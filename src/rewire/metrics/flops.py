@@ -159,6 +159,9 @@ def _plain_formulas(model: nn.Module) -> Iterator[None]:
             setattr(owner, switch, False)
         stack.callback(torch.backends.mha.set_fastpath_enabled, torch.backends.mha.get_fastpath_enabled())
         torch.backends.mha.set_fastpath_enabled(False)
+        if any(hasattr(module, "_orig_mod") for module in model.modules()):
+            # Under a counter Dynamo compiles nothing, and would leave these modules' code alone from then on.
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         stack.enter_context(torch.autocast(device, enabled=False))
         stack.enter_context(torch.no_grad())
