@@ -509,6 +509,8 @@ def _rank(rank: int, port: int, method: str, structure: str, optimizer: str, fol
         {"model": whole.state_dict(), "masks": run.sparsifier.masks, "metrics": run.sparsifier.metrics()},
         f"{folder}/{rank}",
     )
+    del model  # its threads must not outlive the group, nor one rank's group the other's
+    torch.distributed.barrier()
     torch.distributed.destroy_process_group()
 
 
