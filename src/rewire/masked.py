@@ -177,5 +177,5 @@ def gradient_hook(storage: Masked, stays_dense: Callable[[], bool]) -> Callable[
 
 
 def _keep_(values: Tensor, active: Bool[Tensor, "..."]) -> None:
-    """Zeroes in place where not active. `where` and not a product: NaN * 0 is NaN. Twice as fast as masked_fill."""
+    """Zeroes in place where not active. `where` and not a product: NaN * 0 is NaN."""
     torch.where(active, values, values.new_zeros(()), out=values)

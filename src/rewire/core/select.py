@@ -30,7 +30,7 @@ def top(
 
 
 def _top_of_one(score: Float[Tensor, "units"], candidates: Bool[Tensor, "units"], count: int) -> Bool[Tensor, "units"]:
-    """The same for a single group, by a threshold: about ten times faster than sorting millions of scores."""
+    """The same for a single group, by a threshold, which is much faster than sorting millions of scores."""
     units = score.numel()
     count = min(count, units)
     if count <= 0:
