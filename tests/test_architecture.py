@@ -13,7 +13,20 @@ SOURCE = Path(__file__).parents[1] / "src" / "rewire"
 ROWS = (  # a module imports from the rows above its own and from its own folder; two modules of one row are strangers
     ("core", "atomic"),
     ("methods", "pruning", "layers", "sharding", "metrics", "tasks", "record", "files", "checkpoint", "processes"),
-    ("masked", "checks", "report"),
+    ("engine.library", "engine.op", "engine.places", "storage", "report"),
+    ("engine.stream",),
+    ("engine.ops", "engine.layout_ops", "engine.streams"),
+    ("engine.norm_ops", "engine.pooling_ops"),
+    ("engine.pending",),
+    ("engine.activation",),
+    ("engine.functions",),
+    ("engine.blocked",),
+    ("masked",),
+    ("checks", "engine.growth"),
+    ("engine.packed",),
+    ("engine.modules",),
+    ("engine.swap", "engine"),
+    ("engine.choice",),
     ("start",),
     ("sparsifier",),
     ("recipe",),
@@ -25,7 +38,7 @@ ROWS = (  # a module imports from the rows above its own and from its own folder
 )
 ROW = {name: place for place, row in enumerate(ROWS) for name in row}
 
-SPARSITY = {"core", "methods", "pruning", "layers", "metrics", "masked", "checks", "start", "sparsifier"}
+SPARSITY = {"core", "methods", "pruning", "layers", "metrics", "storage", "masked", "checks", "start", "sparsifier"}
 EVERYWHERE = {"torch", "jaxtyping", "numpy"}  # what every install has; any other package has one door
 HEAVY = ("matplotlib", "scipy", "sklearn", "PIL", "tyro", "rich", "safetensors", "datasets", "pandas")
 
@@ -44,8 +57,9 @@ def imported(source: str, modules: set[str]) -> set[str]:
 
 
 def unit(module: str) -> str:
-    """Returns the folder or file below rewire that a module belongs to."""
-    return [*module.split("."), "__init__"][1]
+    """Returns the folder or file below rewire that a module belongs to; the engine's files have rows of their own."""
+    _, first, *rest = [*module.split("."), "__init__"]
+    return f"{first}.{rest[0]}" if first == "engine" and rest[0] != "__init__" else first
 
 
 def upward(imports: Mapping[str, set[str]]) -> list[str]:

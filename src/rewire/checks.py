@@ -7,12 +7,15 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 
 from rewire.core.method import Keep, Method
-from rewire.core.score import Layer, Score
+from rewire.core.score import Score
 from rewire.core.structure import Structure
 from rewire.layers import SparseWeight
-from rewire.sharding import is_sharded
+from rewire.masked import Masked
+from rewire.sharding import distributed_processes, is_sharded
+from rewire.storage import Storage
 
 
 def check_optimizer(optimizer: torch.optim.Optimizer, weights: list[SparseWeight]) -> None:
@@ -61,6 +64,44 @@ def check_values(method: Method, structure: Structure, start: Score | Mapping[st
             )
 
 
+def check_engine(
+    engine: str,
+    micro_batches: int,
+    method: Method,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    storages: Iterable[Masked],
+) -> None:
+    """Raises ValueError or TypeError where the engine, or the way in which it is asked for, cannot work."""
+    if engine not in ("masked", "cpu"):
+        raise ValueError(f'engine={engine!r} is unknown. Use "masked" on any device, or "cpu" for speed on the CPU.')
+    if not isinstance(micro_batches, int) or micro_batches < 1:
+        raise ValueError(
+            f"micro_batches={micro_batches!r} is not the number of backward passes to one optimizer step. Use 1, or as "
+            "many as your loop makes."
+        )
+    if engine == "masked":
+        return
+    if distributed_processes() > 1 or isinstance(model, nn.parallel.DistributedDataParallel):
+        raise ValueError(
+            'engine="cpu" trains in one process, because each would grow by the gradient of its own batch. Use '
+            'engine="masked" under torch.distributed.'
+        )
+    if method.gradient == "always" or any(storage.buffers for storage in storages):
+        raise ValueError(
+            f'{method.name} follows the dense gradient at every step, which engine="cpu" never has, except at updates. '
+            'Use engine="masked", or a method that reads the gradient only then, such as dst_ee(steps=...).'
+        )
+    for storage in storages:
+        state = optimizer.state.get(storage.parameter, {})
+        if state and float(state.get("step", 1)) > 0:
+            raise ValueError(
+                f"The optimizer has taken steps already and keeps {', '.join(state)} of {storage.name}, but "
+                'engine="cpu" puts the active weights in the place of the dense ones before the first step. Call '
+                "sparsify() with a new optimizer, and load a checkpoint's state after that."
+            )
+
+
 def check_structure(structure: Structure, method: Method, weights: Iterable[SparseWeight]) -> None:
     """Raises ValueError where a weight cannot hold the structure, or the method moves what the structure fixes."""
     keeps = isinstance(method.share, Keep)
@@ -80,15 +121,14 @@ def check_structure(structure: Structure, method: Method, weights: Iterable[Spar
             )
 
 
-def check_finite(layers: Mapping[str, Layer], step: int, gradient: bool) -> None:
+def check_finite(storages: Iterable[Storage], step: int, gradient: bool) -> None:
     """Raises FloatingPointError, before any topology has changed, where weights or gradients cannot be ranked."""
-    for name, layer in layers.items():
-        ranked = {"weight": layer.weight, **({"gradient": layer.dense_grad()} if gradient else {}), **layer.extra}
-        for what, values in ranked.items():
+    for storage in storages:
+        for what, values in storage.ranked(gradient).items():
             if not bool(values.isfinite().all()):
                 raise FloatingPointError(
-                    f"The {what.replace('_', ' ')} of {name} has NaN or inf at step {step}, so its weights cannot be "
-                    "ranked; no mask was changed. Lower the learning rate, clip with "
+                    f"The {what.replace('_', ' ')} of {storage.name} has NaN or inf at step {step}, so its weights "
+                    "cannot be ranked; no mask was changed. Lower the learning rate, clip with "
                     "sparsifier.clip_grad_norm_(1.0), or use torch.amp.GradScaler under float16."
                 )
 
@@ -130,13 +170,13 @@ def check_state(
         )
 
 
-def warn_of_foreign_state(optimizer: torch.optim.Optimizer, weights: Iterable[SparseWeight]) -> None:
+def warn_of_foreign_state(optimizer: torch.optim.Optimizer, storages: Iterable[Storage]) -> None:
     """Warns where the optimizer keeps state that cannot be reset weight by weight, as Adafactor or 8-bit Adam do."""
-    for weight in weights:
-        for key, value in optimizer.state.get(weight.parameter, {}).items():
-            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != weight.parameter.shape:
+    for storage in storages:
+        for key, value in optimizer.state.get(storage.parameter, {}).items():
+            if isinstance(value, torch.Tensor) and value.numel() > 1 and value.shape != storage.parameter.shape:
                 warnings.warn(
-                    f"{type(optimizer).__name__} keeps {key} of {weight.name} as {tuple(value.shape)}, not weight by "
+                    f"{type(optimizer).__name__} keeps {key} of {storage.name} as {tuple(value.shape)}, not weight by "
                     "weight, so newly grown weights start with the state of their neighbours. SGD, Adam and AdamW "
                     "start them afresh.",
                     stacklevel=2,

@@ -5,8 +5,7 @@ It runs on any device and saves neither time nor memory; it is what every result
 
 from __future__ import annotations
 
-import weakref
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -14,12 +13,14 @@ from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from rewire.core.bits import pack_bits, unpack_bits
+from rewire.core.method import Method
 from rewire.core.score import VISITS, Layer, Need
 from rewire.core.structure import Structure
 from rewire.layers import SparseWeight
+from rewire.storage import Due, Storage, add_visit_, check_fit, whole
 
 
-class Masked:
+class Masked(Storage):
     """Mask, visits and the buffers that scores need, of one weight.
 
     active: bool, in the weight's shape and memory format. visits: (groups, units); uint8 counts where a score reads
@@ -27,13 +28,10 @@ class Masked:
     """
 
     def __init__(self, weight: SparseWeight, structure: Structure, needs: Iterable[Need]) -> None:
+        stored = weight.parameter.detach()
+        super().__init__(weight.name, weight.parameter, structure, stored.shape, weight.out_first(stored).shape)
         self.weight = weight
-        self.name = weight.name
-        self.parameter = weight.parameter
-        self.structure = structure
         self.needs = sorted(needs, key=lambda need: need.name)
-        self.shape = weight.out_first(weight.parameter.detach()).shape
-        self.groups, self.units, self.size = self.fold(weight.parameter.detach()).shape
         self.active = torch.ones_like(weight.parameter, dtype=torch.bool)
         counted = VISITS in self.needs
         self.visits = torch.zeros(
@@ -46,19 +44,26 @@ class Masked:
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept between steps."""
+        """Mask, visits and buffers."""
         return sum(tensor.nbytes for tensor in (self.active, self.visits, *self.buffers.values()))
+
+    def count(self) -> int:
+        return int(self.active.sum())
+
+    def explored(self) -> int:
+        return int((self.visits > 0).sum())
+
+    def mask(self) -> Bool[Tensor, "..."]:
+        return self.active.clone()
 
     def fold(self, tensor: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups units size"]:
         """Returns a tensor of the weight's shape, folded by the structure."""
         return self.structure.fold(self.weight.out_first(tensor))
 
     def zeros(self) -> int:
-        """Returns how many active weights are 0."""
         return int((self.active & (self.parameter.detach() == 0)).sum())
 
     def active_units(self) -> Bool[Tensor, "groups units"]:
-        """Returns which units are active."""
         return self.fold(self.active)[..., 0]
 
     def layer(self, step: int, key: int) -> Layer:
@@ -75,21 +80,30 @@ class Masked:
             key=key,
         )
 
-    def rewire_(self, active: Bool[Tensor, "groups units"]) -> None:
-        """Switches to another topology and counts the visit. The caller zeroes what became inactive."""
+    def grow_scores(self, method: Method, step: int) -> None:
+        """None: the dense gradient is there at the update."""
+
+    def ranked(self, gradient: bool) -> dict[str, Tensor]:
+        weight, dense = self.parameter.detach(), self.parameter.grad
+        return {"weight": weight, **({} if dense is None or not gradient else {"gradient": dense}), **self.buffers}
+
+    def watch_(self, due: Due | None) -> None:
+        """Nothing to prepare: `after_gradient_` is told each time."""
+
+    def gradient_mask(self) -> Bool[Tensor, "..."]:
+        return self.active
+
+    def rewire_(self, active: Bool[Tensor, "groups units"], state: dict[str, Any]) -> None:
         units = active.unsqueeze(-1).expand(self.groups, self.units, self.size)
         # A copy, because `active` may be a view of `self.active`.
         self.active.copy_(self.weight.as_stored(self.structure.unfold(units, self.shape)).clone())
-        if self.visits.dtype == torch.bool:
-            self.visits |= active
-        else:  # saturates instead of wrapping to 0
-            self.visits += active & (self.visits < 255)
+        add_visit_(self.visits, active)
 
     @torch.no_grad()
-    def mask_gradient_(self) -> None:
-        """Zeroes the gradient at inactive places; a NaN there does not survive."""
+    def after_gradient_(self, stays_dense: bool) -> None:
+        """Zeroes the gradient at inactive places unless an update needs it; a NaN there does not survive."""
         gradient = self.parameter.grad
-        if gradient is None:
+        if stays_dense or gradient is None:
             return
         if gradient.requires_grad:  # made with create_graph=True
             with torch.enable_grad():
@@ -99,7 +113,6 @@ class Masked:
 
     @torch.no_grad()
     def zero_inactive_(self, state: Mapping[str, Any]) -> None:
-        """Zeroes the weight and every optimizer state of the weight's shape at inactive places."""
         self.follow_()
         _keep_(self.parameter.detach(), self.active)
         for value in state.values():
@@ -108,7 +121,6 @@ class Masked:
 
     @torch.no_grad()
     def observe_(self, skipped: Tensor | None) -> None:
-        """Shows the dense gradient of this step to the needs that follow it; a step that AMP skipped is not shown."""
         gradient = self.parameter.grad
         for need in self.needs:
             buffer = self.buffers.get(need.name)
@@ -121,14 +133,12 @@ class Masked:
                     buffer.copy_(torch.where(skipped.bool(), before, buffer))
 
     def follow_(self) -> None:
-        """Follows a weight that the user moved to another device or type after sparsify()."""
         device = self.parameter.device
         if self.active.device != device:
             self.active, self.visits = self.active.to(device), self.visits.to(device)
         self.buffers = {name: buffer.to(self.parameter) for name, buffer in self.buffers.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns plain containers and CPU tensors: shape, packed mask, visits (packed where they are one bit)."""
         counted = self.visits.dtype == torch.uint8
         return {
             "shape": list(self.parameter.shape),
@@ -139,41 +149,28 @@ class Masked:
             "buffers": {name: buffer.cpu().clone() for name, buffer in self.buffers.items()},
         }
 
+    @torch.no_grad()
+    def fit_(self, state: dict[str, Any]) -> None:
+        check_fit(self.name, state, self.stored, active := self.count())
+        for key, value in state.items():
+            if isinstance(value, Tensor) and value.shape == (active,) != self.stored:
+                state[key] = torch.zeros_like(self.parameter, dtype=value.dtype)
+                state[key][self.active] = value
+
     def read(self, state: Mapping[str, Any]) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
-        """Returns mask, visits and buffers of a saved state, for `take_`; ValueError where it is not whole."""
-        try:
+        def parts() -> tuple[Tensor, Tensor, dict[str, Tensor]]:
             active = unpack_bits(state["active"], self.active.shape)
             visits = state["visits"] if state["counted"] else unpack_bits(state["visits"], self.visits.shape)
-            buffers = {name: state["buffers"][name].reshape(self.parameter.shape) for name in self.buffers}
+            buffers = {name: state["buffers"][name].reshape(self.stored) for name in self.buffers}
             return active, visits.reshape(self.visits.shape), buffers
-        except (KeyError, ValueError, RuntimeError) as error:
-            raise ValueError(
-                f"The saved state of {self.name} is not whole ({error}); nothing was changed. Load another checkpoint."
-            ) from error
 
-    def take_(self, active: Tensor, visits: Tensor, buffers: Mapping[str, Tensor]) -> None:
-        """Takes over what `read` returned."""
+        return whole(self.name, parts)
+
+    def take_(self, active: Tensor, visits: Tensor, buffers: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         self.active.copy_(active)
         self.visits.copy_(visits)
         for name, buffer in self.buffers.items():
             buffer.copy_(buffers[name])
-
-
-def gradient_hook(storage: Masked, stays_dense: Callable[[], bool]) -> Callable[[Tensor], None]:
-    """Returns the hook that masks a weight's gradient once it has been accumulated, unless an update needs it.
-
-    It holds the storage weakly: a weight whose hook held the weight itself would never be freed.
-    """
-    reference = weakref.ref(storage)
-
-    def mask(_: Tensor) -> None:
-        alive = reference()
-        if alive is not None:
-            alive.follow_()
-            if not stays_dense():
-                alive.mask_gradient_()
-
-    return mask
 
 
 def _keep_(values: Tensor, active: Bool[Tensor, "..."]) -> None:

@@ -6,12 +6,13 @@ checks have files of their own.
 
 from __future__ import annotations
 
+import copy
 import gc
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Bool
@@ -20,6 +21,7 @@ from torch.utils.hooks import RemovableHandle
 from torch.utils.weak import WeakIdKeyDictionary
 
 from rewire.checks import (
+    check_engine,
     check_finite,
     check_optimizer,
     check_state,
@@ -28,13 +30,16 @@ from rewire.checks import (
     warn_of_foreign_state,
 )
 from rewire.core.budget import Distribution
-from rewire.core.method import Method
+from rewire.core.method import Keep, Method
+from rewire.core.names import unwrap
 from rewire.core.score import Random, Score, layer_key
 from rewire.core.structure import Structure, Unstructured
 from rewire.core.update import next_topology
+from rewire.engine import swap
 from rewire.layers import Pattern, choose
-from rewire.masked import Masked, gradient_hook
+from rewire.masked import Masked
 from rewire.start import Budget, begin
+from rewire.storage import Due, Storage, gradient_hook
 
 FORMAT = 1  # of state_dict()
 
@@ -75,6 +80,8 @@ def sparsify(
     include: Iterable[Pattern] = (),
     exclude: Iterable[Pattern] = (),
     seed: int = 0,
+    engine: Literal["masked", "cpu"] = "masked",
+    micro_batches: int = 1,
     on_update: Callable[[Update], None] | None = None,
 ) -> Sparsifier:
     """Makes a model sparse and keeps it so while the user's own loop trains it.
@@ -87,11 +94,20 @@ def sparsify(
     `Magnitude()` to keep the best weights of a trained model), or masks by name (True = active).
     include, exclude: globs of names, module types or functions (name, module) -> bool, see `layers.choose`.
     seed: of all randomness; the same seed gives the same run. on_update: called after every topology update.
+    engine: "masked" keeps dense weights with zeros, on any device; "cpu" holds and computes the active weights alone,
+        in every Linear and Conv2d that it can run: the module's `weight` becomes a 1-D Parameter of them, in the
+        optimizer too. `sparsifier.engines` says which layer has which. The model's state_dict is dense with both.
+    micro_batches: backward passes to one optimizer step; only engine="cpu" must know, on the steps of updates.
 
     Initial weights are not rescaled. Raises ValueError or TypeError, before anything is changed, where the budget,
     the structure or the optimizer cannot work.
     """
     check_values(method, structure, start)
+    if swap.is_packed(model):
+        raise ValueError(
+            'The model holds layers of engine="cpu", which belong to a sparsifier already. Call .remove() on that, or '
+            "go on with the dense model that copy.deepcopy(model) gives."
+        )
     weights, dense = choose(model, include, exclude)
     check_optimizer(optimizer, weights)
     taken = next((weight.name for weight in weights if _is_taken(weight.parameter)), None)
@@ -101,32 +117,44 @@ def sparsify(
     storages = {weight.name: Masked(weight, structure, method.needs) for weight in weights}
     keys = {name: layer_key(seed, name, step=0) for name in storages}
     budget, topologies = begin(storages, method, structure, start, sparsity, distribution, keys)
+    check_engine(engine, micro_batches, method, model, optimizer, storages.values())
+    modules, engines = swap.engines(engine, model, weights)
     # Nothing of the user's has been touched up to here.
     for name, topology in topologies.items():
-        storages[name].rewire_(topology)
-    return Sparsifier(optimizer, method, structure, storages, budget, dense, seed, on_update)
+        storages[name].rewire_(topology, {})
+    packed = {name: swap.pack_(module, storages.pop(name), optimizer) for name, module in modules.items()}
+    all_storages: dict[str, Storage] = {name: (packed | storages)[name] for name in keys}
+    return Sparsifier(
+        model, optimizer, method, structure, all_storages, budget, dense, engines, seed, micro_batches, on_update
+    )
 
 
 class Sparsifier:
     """Keeps a model sparse: masks gradients, weights and optimizer state, and moves the topology when it is due.
 
-    Made by `sparsify`. `dense` says for every other parameter why it stays dense.
+    Made by `sparsify`. `dense` says for every other parameter why it stays dense; `engines` says for every sparse
+    weight what runs it: "cpu", or "masked" and why.
     """
 
     def __init__(
         self,
+        model: nn.Module,
         optimizer: torch.optim.Optimizer,
         method: Method,
         structure: Structure,
-        storages: Mapping[str, Masked],
+        storages: Mapping[str, Storage],
         budget: Budget,
         dense: Mapping[str, str],
+        engines: Mapping[str, str],
         seed: int,
+        micro_batches: int,
         on_update: Callable[[Update], None] | None,
     ) -> None:
-        self.method, self.structure, self.seed, self.dense = method, structure, seed, dense
+        self.method, self.structure, self.seed = method, structure, seed
+        self.dense, self.engines = dense, engines
         self.updates = 0
-        self._optimizer, self._on_update = optimizer, on_update
+        self._model = weakref.ref(unwrap(model))
+        self._optimizer, self._on_update, self._micro_batches = optimizer, on_update, micro_batches
         self._storages, self._budget = storages, budget
         self._calls = 0
         self._overflows: Tensor | None = None
@@ -135,6 +163,7 @@ class Sparsifier:
         self._masked = False  # a gradient of the coming step was masked
         self._saved_zeros: Mapping[str, int] = {}  # just loaded: active weights that were 0 when the state was saved
         self._state_seen = False
+        self._state_loaded = False  # the optimizer's, maybe from a run with the other storage
         self._moved: Mapping[str, int] = dict.fromkeys(storages, 0)
         self._zero_inactive()
         this = weakref.ref(self)
@@ -148,6 +177,10 @@ class Sparsifier:
             for storage in self._storages.values()
         ]
         self._hooks.append(optimizer.register_step_post_hook(self._after_step))
+        self._hooks.append(optimizer.register_step_pre_hook(self._before_step))
+        self._hooks.append(optimizer.register_load_state_dict_post_hook(self._after_load))
+        if "cpu" in engines.values():
+            self._hooks.append(swap.hook_output(model))
         for storage in self._storages.values():
             _taken[storage.parameter] = this
         self._watch_next()
@@ -163,13 +196,13 @@ class Sparsifier:
     @property
     def masks(self) -> dict[str, Bool[Tensor, "..."]]:
         """The active weights of every sparse layer, True where active; copies, by parameter name."""
-        return {name: storage.active.clone() for name, storage in self._storages.items()}
+        return {name: storage.mask() for name, storage in self._storages.items()}
 
     @property
     def density(self) -> float:
         """Active weights over all weights of the sparse layers."""
-        active = sum(int(storage.active.sum()) for storage in self._storages.values())
-        return active / sum(storage.active.numel() for storage in self._storages.values())
+        active = sum(storage.count() for storage in self._storages.values())
+        return active / sum(storage.numel for storage in self._storages.values())
 
     @property
     def sparsity(self) -> float:
@@ -179,12 +212,12 @@ class Sparsifier:
     @property
     def exploration(self) -> float:
         """Share of the sparse layers' weights that have been active at least once (ITOP's R_s)."""
-        explored = sum(int((storage.visits > 0).sum()) * storage.size for storage in self._storages.values())
-        return explored / sum(storage.active.numel() for storage in self._storages.values())
+        explored = sum(storage.explored() * storage.size for storage in self._storages.values())
+        return explored / sum(storage.numel for storage in self._storages.values())
 
     @property
     def nbytes(self) -> int:
-        """Bytes kept between steps beside the model and the optimizer: masks, visits, running means."""
+        """Bytes kept between steps beside the model and the optimizer: masks or indices, visits, running means."""
         return sum(storage.nbytes for storage in self._storages.values())
 
     def metrics(self) -> dict[str, float]:
@@ -199,8 +232,8 @@ class Sparsifier:
             f"{figure}/{name}": value
             for name, storage in self._storages.items()
             for figure, value in (
-                ("sparsity", 1 - int(storage.active.sum()) / storage.active.numel()),
-                ("exploration", int((storage.visits > 0).sum()) / storage.visits.numel()),
+                ("sparsity", 1 - storage.count() / storage.numel),
+                ("exploration", storage.explored() / (storage.groups * storage.units)),
                 ("moved", float(self._moved[name])),
             )
         }
@@ -219,15 +252,16 @@ class Sparsifier:
         )
 
     def __str__(self) -> str:
-        rows = [("layer", "shape", "sparsity", "explored", "moved last time")]
+        rows = [("layer", "shape", "sparsity", "explored", "moved last time", "engine")]
         for name, storage in self._storages.items():
-            sparsity = 1 - int(storage.active.sum()) / storage.active.numel()
-            explored = int((storage.visits > 0).sum()) / storage.visits.numel()
-            shape = "x".join(str(side) for side in storage.parameter.shape)
-            rows.append((name, shape, f"{sparsity:.4f}", f"{explored:.4f}", str(self._moved[name])))
-        widths = [max(len(row[column]) for row in rows) for column in range(5)]
+            sparsity = 1 - storage.count() / storage.numel
+            explored = storage.explored() / (storage.groups * storage.units)
+            shape = "x".join(str(side) for side in storage.stored)
+            rows.append((name, shape, f"{sparsity:.4f}", f"{explored:.4f}", str(self._moved[name]), self.engines[name]))
+        columns = 6 if set(self.engines.values()) != {"masked"} else 5
+        widths = [max(len(row[column]) for row in rows) for column in range(columns)]
         table = "\n".join(
-            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in rows
+            "  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=False)).rstrip() for row in rows
         )
         stays = "; ".join(f"{name} ({why})" for name, why in self.dense.items())
         return f"{self!r}\n{table}\nstays dense: {stays or 'nothing'}"
@@ -247,7 +281,7 @@ class Sparsifier:
         for parameter in parameters:
             if parameter.grad is not None:
                 storage = storages.get(id(parameter))
-                seen.append((parameter.grad, storage.active if storage else None))
+                seen.append((parameter.grad, storage.gradient_mask() if storage else None))
         counted = [grad if active is None else torch.where(active, grad, 0) for grad, active in seen]
         norm = nn.utils.get_total_norm(counted, norm_type, error_if_nonfinite)
         factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)
@@ -258,7 +292,9 @@ class Sparsifier:
 
     def watch(self) -> None:
         """Keeps the gradients of the coming backward passes dense, for an `update()` by hand after the step."""
+        self._settle()
         self._watching = True
+        self._tell()
 
     def update(self) -> Update:
         """Moves the topology now, in loops whose schedule is their own; call `watch()` before the backward pass.
@@ -278,13 +314,24 @@ class Sparsifier:
         self._settle()
         return self._update()
 
+    def to_dense(self) -> nn.Module:
+        """Returns an ordinary dense copy of the model, with zeros where inactive; the model goes on as it is."""
+        model = self._model()
+        if model is None:
+            raise RuntimeError("The model does not exist any more, so there is nothing to copy. Keep it in a variable.")
+        return swap.unhooked(copy.deepcopy(model))
+
     def remove(self) -> None:
-        """Takes every hook away; a plain model with zeros stays."""
+        """Takes every hook away; a plain model with zeros stays, in the optimizer too."""
+        self._fit_state()
         for hook in self._hooks:
             hook.remove()
         self._hooks = []
         for storage in self._storages.values():
             _taken.pop(storage.parameter, None)
+        model = self._model()
+        if model is not None:
+            swap.unpack_(model, self._optimizer)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns plain containers and CPU tensors, for torch.save and `torch.load(weights_only=True)`."""
@@ -297,6 +344,7 @@ class Sparsifier:
             "step": self.step,
             "updates": self.updates,
             "moved": dict(self._moved),
+            "engines": dict(self.engines),
             "layers": {name: storage.state_dict() for name, storage in self._storages.items()},
         }
 
@@ -310,13 +358,13 @@ class Sparsifier:
             state,
             FORMAT,
             {"method": repr(self.method), "structure": repr(self.structure), "budget": str(self._budget)},
-            {name: tuple(storage.parameter.shape) for name, storage in self._storages.items()},
+            {name: tuple(storage.stored) for name, storage in self._storages.items()},
         )
         layers = {name: storage.read(state["layers"][name]) for name, storage in self._storages.items()}
         self.seed, self._calls, self.updates = state["seed"], state["step"], state["updates"]
         self._overflows, self._moved = None, dict(state["moved"])
         for name, storage in self._storages.items():
-            storage.take_(*layers[name])
+            storage.take_(*layers[name], {} if self._state_loaded else self._state_of(storage))
         self._zero_inactive()
         self._watched = self._masked = False
         self._saved_zeros = {name: layer["zeros"] for name, layer in state["layers"].items() if "zeros" in layer}
@@ -326,6 +374,7 @@ class Sparsifier:
 
     def _before_gradient(self) -> bool:
         """Returns whether a gradient that has just been accumulated stays dense."""
+        self._fit_state()
         if self._saved_zeros:
             saved, self._saved_zeros = self._saved_zeros, {}
             self._compare_zeros(saved)
@@ -344,6 +393,23 @@ class Sparsifier:
                 stacklevel=2,
             )
 
+    def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
+        self._fit_state()  # where gradients were set by hand
+
+    def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
+        self._state_loaded = True
+
+    def _fit_state(self) -> None:
+        """Once all is loaded, in whatever order, brings optimizer state of the other storage into the shape of this."""
+        if self._state_loaded:
+            for storage in self._storages.values():
+                storage.fit_(self._state_of(storage))
+            self._state_loaded = False
+
+    def _state_of(self, storage: Storage) -> dict[str, Any]:
+        state: dict[str, Any] = self._optimizer.state.get(storage.parameter, {})
+        return state
+
     def _after_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._calls += 1
         found = getattr(optimizer, "found_inf", None)  # set by GradScaler while a fused optimizer steps
@@ -354,7 +420,7 @@ class Sparsifier:
             for storage in self._storages.values():
                 storage.observe_(skipped)
         if not self._state_seen:  # optimizers make their state in their first step
-            warn_of_foreign_state(optimizer, [storage.weight for storage in self._storages.values()])
+            warn_of_foreign_state(optimizer, self._storages.values())
             self._state_seen = True
         self._zero_inactive()
         due = self.method.dynamic and self.method.due(self._calls)
@@ -379,38 +445,68 @@ class Sparsifier:
         self._watching = self.method.gradient == "always" or (
             self.method.gradient == "due" and self.method.due(self._calls + 1)
         )
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tells the storages whether the gradients of the coming step stay dense, and what the update will do."""
+        if not self._watching or self.method.gradient == "always":
+            for storage in self._storages.values():
+                storage.watch_(None)
+            return
+        step = self._calls + 1
+        counts = self._budget.counts(self._storages, step) if self._budget.moves else None
+        for name, storage in self._storages.items():
+            key, fraction = layer_key(self.seed, name, step), self.method.fraction(step)
+            end = None if counts is None else counts[name]
+            storage.watch_(Due(self.method, step, key, end, fraction, self._micro_batches))
 
     def _zero_inactive(self) -> None:
         for storage in self._storages.values():
-            storage.zero_inactive_(self._optimizer.state.get(storage.parameter, {}))
+            storage.zero_inactive_(self._state_of(storage))
 
     @torch.no_grad()
     def _update(self) -> Update:
-        layers = {
-            name: storage.layer(self._calls, layer_key(self.seed, name, self._calls))
-            for name, storage in self._storages.items()
-        }
+        live = dict(self._storages)
         if self.method.gradient != "never":  # no gradient is no signal: such a layer stays as it is
-            layers = {name: layer for name, layer in layers.items() if layer.grad is not None}
-        check_finite(layers, self._calls, self.method.gradient != "never")
-        planned = {name: int(layer.active.sum()) for name, layer in layers.items()}
+            live = {name: storage for name, storage in live.items() if storage.parameter.grad is not None}
+        check_finite(live.values(), self._calls, self.method.gradient != "never")
+        planned = {name: storage.count() // storage.size for name, storage in live.items()}
         if self._budget.moves:
             counts = self._budget.counts(self._storages, self._calls)
-            planned = {name: counts[name] for name in layers}
-        fraction = self.method.fraction(self._calls)
-        quotas = self.method.share(layers, planned, fraction, self.method) if layers else {}
-        topologies = {name: next_topology(self.method, layers[name], quotas[name]) for name in layers}
+            planned = {name: counts[name] for name in live}
+        topologies: dict[str, Bool[Tensor, "groups units"]] = {}
+        if isinstance(self.method.share, Keep):  # one after another, so that what scores look at is dense for one alone
+            for name in live:
+                topologies |= self._next_topologies({name: live[name]}, planned)
+        else:
+            topologies = self._next_topologies(live, planned)
         moved = dict.fromkeys(self._storages, 0)
-        for name, active in topologies.items():
-            moved[name] = int((active & ~layers[name].active).sum()) * self._storages[name].size
         for name, storage in self._storages.items():
-            storage.rewire_(topologies.get(name, storage.active_units()))
+            before = storage.active_units()
+            after = topologies.pop(name, before)
+            moved[name] = int((after & ~before).sum()) * storage.size
+            storage.rewire_(after, self._state_of(storage))
         self._zero_inactive()
         self.updates += 1
         self._moved = moved
-        active_now = {name: int(storage.active.sum()) for name, storage in self._storages.items()}
+        active_now = {name: storage.count() for name, storage in self._storages.items()}
         churn = sum(moved.values()) / sum(active_now.values())
         update = Update(self._calls, moved, active_now, self.exploration, churn)
         if self._on_update is not None:
             self._on_update(update)
         return update
+
+    def _next_topologies(
+        self, storages: Mapping[str, Storage], planned: Mapping[str, int]
+    ) -> dict[str, Bool[Tensor, "groups units"]]:
+        """Returns the next topologies of layers that share their budget."""
+        if not storages:
+            return {}
+        step, method = self._calls, self.method
+        layers = {name: storage.layer(step, layer_key(self.seed, name, step)) for name, storage in storages.items()}
+        ends = {name: planned[name] for name in layers}
+        quotas = method.share(layers, ends, method.fraction(step), method)
+        return {
+            name: next_topology(method, layer, quotas[name], storages[name].grow_scores(method, step))
+            for name, layer in layers.items()
+        }

@@ -16,6 +16,7 @@ from rewire.core.score import Score, of_units
 from rewire.core.structure import Structure
 from rewire.core.update import initial_topology
 from rewire.masked import Masked
+from rewire.storage import Storage
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Budget:
         return not isinstance(self.method.density, ConstantDensity)
 
     def counts(
-        self, storages: Mapping[str, Masked], step: int, scores: Mapping[str, Tensor] | None = None
+        self, storages: Mapping[str, Storage], step: int, scores: Mapping[str, Tensor] | None = None
     ) -> dict[str, int]:
         """Returns the active *units* of every layer at a step; for "global", ranked by the `scores` of units.
 
@@ -79,7 +80,7 @@ def begin(
         raise ValueError("start gives masks, which fix the sparsity, so sparsity= would be ignored. Leave one out.")
     topologies = topologies_by_mask(storages, start)
     active = sum(int(units.sum()) * storages[name].size for name, units in topologies.items())
-    density = active / sum(storage.active.numel() for storage in storages.values())
+    density = active / sum(storage.numel for storage in storages.values())
     return Budget(density, {}, distribution, method), topologies
 
 

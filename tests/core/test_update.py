@@ -144,3 +144,10 @@ def test_a_full_layer_that_shrinks_regrows_as_any_other() -> None:
     quota = Keep()({"a": one}, {"a": 2}, 0.5, granet)["a"]
     assert quota == Quota(1, 2)
     assert next_topology(granet, one, quota).tolist() == [[1, 1, 0, 0]]
+
+
+def test_scores_taken_earlier_grow_in_place_of_the_layers() -> None:
+    one = layer([[0.1, 0.5, 0.0, 0.0]], [[0.0, 0.0, 9.0, 1.0]], [[1, 1, 0, 0]])
+    assert next_topology(RIGL, one, Quota(1, 2)).tolist() == [[0, 1, 1, 0]]
+    earlier = torch.tensor([[-torch.inf, -torch.inf, 1.0, 2.0]])
+    assert next_topology(RIGL, one, Quota(1, 2), earlier).tolist() == [[0, 1, 0, 1]]

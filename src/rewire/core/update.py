@@ -26,8 +26,12 @@ def initial_topology(score: Float[Tensor, "groups units"], count: int) -> Bool[T
     return top(score, torch.ones_like(score, dtype=torch.bool), budgets)
 
 
-def next_topology(method: Method, layer: Layer, quota: Quota) -> Bool[Tensor, "groups units"]:
+def next_topology(
+    method: Method, layer: Layer, quota: Quota, grow: Float[Tensor, "groups units"] | None = None
+) -> Bool[Tensor, "groups units"]:
     """Returns the active units after one update of the layer: exactly `quota.end` of them.
+
+    grow: the scores by which units grow, where they were taken earlier; by default `method.grow` of the layer.
 
     The *layer* decides which units go, so that a small group can lose all or none; each *group* then regrows what it
     lost. (A drop fraction per group would move nothing in 2:4, where 30 % of 2 is 0.)
@@ -39,7 +43,7 @@ def next_topology(method: Method, layer: Layer, quota: Quota) -> Bool[Tensor, "g
     if method.grow is None or not bool(missing.any()):
         return kept
     candidates = ~kept if method.regrow else ~(kept | layer.active)
-    grown = top(of_units(method.grow, layer), candidates, missing)
+    grown = top(of_units(method.grow, layer) if grow is None else grow, candidates, missing)
     return kept | grown
 
 

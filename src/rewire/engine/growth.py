@@ -1,0 +1,132 @@
+"""Growth without dense gradients that live on: one layer's gradient is reduced, inside its backward pass, to what the
+coming update can need.
+
+Of a due step's dense gradient an update reads the scores by which units grow. Only two kinds of unit can be grown: the
+best inactive ones, no more than the update has room for, and those that this very update drops. So the scores of these
+are kept, a few bytes for each active weight, and the gradient is freed before the next layer's is computed.
+
+What follows from scoring in the backward pass: a grow score sees the weights *before* the step (masked mode shows those
+after it; no score of this package grows by weights), and gradients as the backward pass gives them, before the user
+clips or unscales them.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from rewire.core.method import Keep, Ranked, moves
+from rewire.core.score import Layer, Score, of_units
+from rewire.core.select import top
+from rewire.core.update import group_budgets
+from rewire.storage import Due
+
+
+def by_gradient(score: Score | None) -> bool:
+    """Returns whether a score reads the dense gradient of a due step."""
+    return score is not None and any(need.gradient == "due" for need in score.needs)
+
+
+def room(due: Due, layer: Layer) -> Int[Tensor, "groups"]:
+    """Returns, for each group, the most inactive units that the update can grow."""
+    groups, units = layer.active.shape
+    share, active = due.method.share, int(layer.active.sum())
+    end = active if due.end is None else due.end
+    if isinstance(share, Keep) and groups == 1:
+        quota = moves(layer, end, due.fraction, due.method.regrow)
+        return torch.tensor([quota.end - quota.keep])
+    if isinstance(share, Keep):
+        return group_budgets(end, groups)
+    if isinstance(share, Ranked):  # a layer ends with what it has, at most
+        return torch.tensor([math.ceil(due.fraction * active)])
+    return torch.full((groups,), units)
+
+
+class Growth:
+    """The dense gradient of one layer at one due step: summed over its backward passes, then reduced.
+
+    due: the step it is of, None before the first. finite: whether all of it was. passes: backward passes that ended.
+    """
+
+    def __init__(self) -> None:
+        self.restart_(None)
+
+    def restart_(self, due: Due | None) -> None:
+        """Forgets everything."""
+        self.due, self.finite, self.passes = due, True, 0
+        self.total: Tensor | None = None  # of the passes that have come to their end
+        self.error: FloatingPointError | None = None
+        self._pass: Tensor | None = None  # of the one that is running
+        self._task = -1
+        self._places: Tensor | None = None
+        self._scores: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that are kept at this moment."""
+        kept = (self.total, self._pass, self._places, self._scores)
+        return sum(tensor.nbytes for tensor in kept if tensor is not None)
+
+    @property
+    def running(self) -> bool:
+        """Whether this very backward pass has shown a gradient already, as with a layer that is used twice."""
+        return self._pass is not None and self._task == torch._C._current_graph_task_id()
+
+    @property
+    def decided(self) -> bool:
+        """Whether a gradient was reduced, or could not be."""
+        return self._places is not None or self.error is not None
+
+    def abandon_(self) -> None:
+        """Frees what a pass has shown that never reached `.grad`."""
+        self._pass = None
+
+    def add_(self, gradient: Tensor) -> None:
+        """Takes in the gradient of one use of the layer."""
+        if self.running:
+            assert self._pass is not None
+            self._pass += gradient
+        else:  # one that never reached `.grad`, as in torch.autograd.grad(), leaves nothing
+            self._pass, self._task = gradient, torch._C._current_graph_task_id()
+
+    def end_pass_(self) -> bool:
+        """Ends a pass, whose gradient has reached `.grad`; returns whether it showed one."""
+        if self._pass is None:
+            return False
+        self.total = self._pass if self.total is None else self.total.add_(self._pass)
+        self._pass = None
+        self.passes += 1
+        return True
+
+    def reduce_(self, layer: Layer) -> None:
+        """Scores the units of the layer, whose gradient is `total`, and keeps what the update can need of it."""
+        self.total, due = None, self.due
+        assert due is not None
+        assert due.method.grow is not None
+        assert layer.grad is not None
+        self.finite = bool(layer.grad.isfinite().all())
+        if not self.finite:
+            return
+        try:
+            scores = of_units(due.method.grow, layer)
+        except FloatingPointError as error:  # is raised by the update, as in masked mode
+            self.error = error
+            return
+        kept = top(scores, ~layer.active, room(due, layer).to(scores.device))
+        if due.method.regrow:
+            kept |= layer.active
+        self._places = kept.flatten().nonzero().squeeze(1).int()
+        self._scores = scores.flatten()[self._places]
+
+    def scores(self, groups: int, units: int) -> Float[Tensor, "groups units"]:
+        """Returns the scores of all units, -inf for those that cannot be grown."""
+        if self.error is not None:
+            raise self.error
+        assert self._places is not None, "nothing was reduced"
+        assert self._scores is not None
+        scores = torch.full((groups * units,), -torch.inf, dtype=self._scores.dtype)
+        scores[self._places] = self._scores
+        return scores.reshape(groups, units)

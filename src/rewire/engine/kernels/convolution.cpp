@@ -1,0 +1,395 @@
+// The three products of a sparse layer. In each, a thread takes tiles of the output: it copies the part of the input that
+// a tile needs into its scratch, a round of channels at a time, and then runs through the stream with the tile's places in
+// registers: one value or dot product, tile_h * tile_w multiply-adds whose other operand comes from the first-level cache.
+//
+// The copy is a need and not an optimisation: channels lie a power of two apart and would fall into the same cache sets.
+#include <algorithm>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <vector>
+
+#include "geometry.h"
+#include "parallel.h"
+#include "rewire.h"
+
+namespace {
+
+constexpr int PARTS = GROUP / LANES;  // native vectors in a group of lanes
+
+// Memory of one thread that lasts for a call. Aligned, so that no load of a group crosses a cache line.
+class Buffer {
+ public:
+  explicit Buffer(int64_t floats)
+      : memory(static_cast<float*>(std::aligned_alloc(64, (std::max<int64_t>(floats, 1) * sizeof(float) + 63) / 64 * 64)), &std::free) {}
+  float* get() const { return memory.get(); }
+
+ private:
+  std::unique_ptr<float, void (*)(void*)> memory;
+};
+
+inline void copy_groups(float* to, const float* from, int64_t groups) {
+  for (int64_t k = 0; k < groups * PARTS; ++k) store(to + k * LANES, load(from + k * LANES));
+}
+
+inline void zero_groups(float* to, int64_t groups) {
+  for (int64_t k = 0; k < groups * PARTS; ++k) store(to + k * LANES, Vector{});
+}
+
+// One tile of a pass.
+struct Tile {
+  int64_t image, y, x;  // first place of the output
+
+  Tile(const Pass& pass, int64_t unit) {
+    int64_t wide = pass.tiles_w(), high = pass.tiles_h();
+    x = unit % wide * pass.tile_w, y = unit / wide % high * pass.tile_h, image = unit / (wide * high);
+  }
+};
+
+// Copies what the tile reads of channels [begin, end) into the scratch; zero outside of the map.
+void pack(const Pass& pass, const Tile& tile, const float* x, int64_t begin, int64_t end, float* scratch) {
+  const Plane& in = pass.input;
+  for (int64_t c = begin; c < end; ++c) {
+    const float* channel = x + (in.start + tile.image * in.stride_n + c * in.stride_c) * GROUP;
+    for (int64_t py = 0; py < pass.planes_h; ++py) {
+      for (int64_t px = 0; px < pass.planes_w; ++px) {
+        int64_t left = tile.x * pass.step - pass.left + px;  // column of the first place of the plane
+        // Columns [first, last) of the plane lie in the map.
+        int64_t first = left < 0 ? (-left + pass.step - 1) / pass.step : 0;
+        int64_t last = std::min(pass.plane_w, (in.width - left + pass.step - 1) / pass.step);
+        first = std::min(first, pass.plane_w), last = std::max(last, first);
+        for (int64_t row = 0; row < pass.plane_h; ++row) {
+          int64_t y_in = (tile.y + row) * pass.step - pass.top + py;
+          if (y_in < 0 || y_in >= in.height || first == last) {
+            zero_groups(scratch, pass.plane_w);
+          } else {
+            const float* from = channel + (y_in * in.stride_y + left * in.stride_x) * GROUP;
+            int64_t apart = pass.step * in.stride_x;
+            zero_groups(scratch, first);
+            if (apart == 1) {
+              copy_groups(scratch + first * GROUP, from + first * GROUP, last - first);
+            } else {
+              for (int64_t k = first; k < last; ++k) copy_groups(scratch + k * GROUP, from + k * apart * GROUP, 1);
+            }
+            zero_groups(scratch + last * GROUP, pass.plane_w - last);
+          }
+          scratch += pass.plane_w * GROUP;
+        }
+      }
+    }
+  }
+}
+
+// Where the places of a tile lie; strides in floats.
+struct Places {
+  float* start;
+  int64_t channel, row, column;
+};
+
+inline Places places_of(const Pass& pass, const Tile& tile, float* y) {
+  const Plane& out = pass.output;
+  int64_t start = out.start + tile.image * out.stride_n + tile.y * out.stride_y + tile.x * out.stride_x;
+  return {y + start * GROUP, out.stride_c * GROUP, out.stride_y * GROUP, out.stride_x * GROUP};
+}
+
+inline bool inside(const Pass& pass, const Tile& tile) {
+  return tile.y + pass.tile_h <= pass.output.height && tile.x + pass.tile_w <= pass.output.width;
+}
+
+struct Entries {
+  const int32_t* pointers;
+  const uint16_t* offsets;
+};
+
+// Adds to the outputs [begin, end) of a tile what one round of channels gives: to = bias in the first round, `from` in the
+// others, plus the round. With `past` the results go past the caches, which would only read and lose them again.
+template <int TH, int TW, int WIDE>
+void add_round(const Pass& pass, const float* scratch, const Entries& entries, const float* values, const float* bias,
+               int64_t begin, int64_t end, int64_t round, const Places& from, const Places& to, bool past) {
+  const int64_t row = (WIDE ? WIDE : pass.plane_w) * GROUP;
+  const int32_t* pointers = entries.pointers + round * pass.output.channels;
+  for (int64_t o = begin; o < end; ++o) {
+    const int32_t first = pointers[o], last = pointers[o + 1];
+    if (round > 0 && first == last && from.start == to.start) continue;
+    for (int part = 0; part < PARTS; ++part) {
+      Vector sums[TH][TW] = {};
+      const float* base = scratch + part * LANES;
+      for (int32_t k = first; k < last; ++k) {
+        const float* tap = base + entries.offsets[k] * GROUP;
+        const Vector value = broadcast(values[k]);
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x) sums[y][x] += value * load(tap + y * row + x * GROUP);
+      }
+      // The sum of a round joins those before it, instead of going on from them: two short sums round less than a long one.
+      if (round == 0) {
+        const Vector start = broadcast(bias ? bias[o / pass.per_bias] : 0.0f);
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x) sums[y][x] += start;
+      } else {
+        const float* in = from.start + o * from.channel + part * LANES;
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x) sums[y][x] += load(in + y * from.row + x * from.column);
+      }
+      float* out = to.start + o * to.channel + part * LANES;
+      if (past) {
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x) store_past(out + y * to.row + x * to.column, sums[y][x]);
+      } else {
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x) store(out + y * to.row + x * to.column, sums[y][x]);
+      }
+    }
+  }
+}
+
+#if defined(__AVX512F__)
+// Returns the sums of the lanes of four vectors.
+inline void add_lanes(const Vector (&v)[4], float* to) {
+  typedef float Four __attribute__((vector_size(16)));
+  Vector ab = __builtin_shufflevector(v[0], v[1], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+              __builtin_shufflevector(v[0], v[1], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  Vector cd = __builtin_shufflevector(v[2], v[3], 0, 1, 2, 3, 4, 5, 6, 7, 16, 17, 18, 19, 20, 21, 22, 23) +
+              __builtin_shufflevector(v[2], v[3], 8, 9, 10, 11, 12, 13, 14, 15, 24, 25, 26, 27, 28, 29, 30, 31);
+  Vector abcd = __builtin_shufflevector(ab, cd, 0, 1, 2, 3, 8, 9, 10, 11, 16, 17, 18, 19, 24, 25, 26, 27) +
+                __builtin_shufflevector(ab, cd, 4, 5, 6, 7, 12, 13, 14, 15, 20, 21, 22, 23, 28, 29, 30, 31);
+  abcd += __builtin_shufflevector(abcd, abcd, 2, 3, 0, 1, 6, 7, 4, 5, 10, 11, 8, 9, 14, 15, 12, 13);
+  abcd += __builtin_shufflevector(abcd, abcd, 1, 0, 3, 2, 5, 4, 7, 6, 9, 8, 11, 10, 13, 12, 15, 14);
+  Four sums = __builtin_shufflevector(abcd, abcd, 0, 4, 8, 12), old;
+  std::memcpy(&old, to, sizeof old);
+  sums += old;
+  std::memcpy(to, &sums, sizeof sums);
+}
+#else
+inline void add_lanes(const Vector (&v)[4], float* to) {
+  for (int k = 0; k < 4; ++k) {
+    float sum = 0;
+    for (int lane = 0; lane < LANES; ++lane) sum += v[k][lane];
+    to[k] += sum;
+  }
+}
+#endif
+
+// Adds to the gradients of the entries of outputs [begin, end) what one tile and one round of channels give.
+template <int TH, int TW, int WIDE>
+void add_dots(const Pass& pass, const float* scratch, const Entries& entries, int64_t begin, int64_t end, int64_t round,
+              const Places& from, float* grad) {
+  const int64_t row = (WIDE ? WIDE : pass.plane_w) * GROUP;
+  const int32_t* pointers = entries.pointers + round * pass.output.channels;
+  for (int64_t o = begin; o < end; ++o) {
+    const int32_t first = pointers[o], last = pointers[o + 1];
+    if (first == last) continue;
+    const float* out = from.start + o * from.channel;
+    for (int part = 0; part < PARTS; ++part) {
+      Vector dy[TH][TW];
+      for (int y = 0; y < TH; ++y)
+        for (int x = 0; x < TW; ++x) dy[y][x] = load(out + y * from.row + x * from.column + part * LANES);
+      const float* base = scratch + part * LANES;
+      int32_t k = first;
+      for (; k + 4 <= last; k += 4) {  // four entries side by side hide the latency of the multiply-add
+        Vector sums[4] = {};
+        const float* tap[4];
+        for (int e = 0; e < 4; ++e) tap[e] = base + entries.offsets[k + e] * GROUP;
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x)
+            for (int e = 0; e < 4; ++e) sums[e] += dy[y][x] * load(tap[e] + y * row + x * GROUP);
+        add_lanes(sums, grad + k);
+      }
+      if (k < last) {  // the rest reads the first entry again and throws the sums away
+        Vector sums[4] = {};
+        float rest[4] = {};
+        const float* tap[4];
+        for (int e = 0; e < 4; ++e) tap[e] = base + entries.offsets[k + e < last ? k + e : k] * GROUP;
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x)
+            for (int e = 0; e < 4; ++e) sums[e] += dy[y][x] * load(tap[e] + y * row + x * GROUP);
+        add_lanes(sums, rest);
+        for (int e = 0; k + e < last; ++e) grad[k + e] += rest[e];
+      }
+    }
+  }
+}
+
+using AddRound = void (*)(const Pass&, const float*, const Entries&, const float*, const float*, int64_t, int64_t,
+                          int64_t, const Places&, const Places&, bool);
+using AddDots = void (*)(const Pass&, const float*, const Entries&, int64_t, int64_t, int64_t, const Places&, float*);
+
+// The kernels know the width of a plane at compile time where the layer is a common one, so that every address is one
+// register and a constant: kernel 1, kernel 3, kernel 3 with stride 2. Others read it (0).
+AddRound add_round_of(const Pass& pass) {
+#define REWIRE_CASE(h, w)                                                              \
+  if (pass.tile_h == h && pass.tile_w == w) {                                          \
+    if (h == 1 || pass.plane_w == w) return add_round<h, w, w>;                        \
+    if (pass.plane_w == w + 1) return add_round<h, w, w + 1>;                          \
+    return pass.plane_w == w + 2 ? add_round<h, w, w + 2> : add_round<h, w, 0>;        \
+  }
+  REWIRE_TILES_NARROW(REWIRE_CASE)
+  REWIRE_TILES_WIDE(REWIRE_CASE)
+#undef REWIRE_CASE
+  return nullptr;
+}
+
+AddDots add_dots_of(const Pass& pass) {
+#define REWIRE_CASE(h, w)                                                              \
+  if (pass.tile_h == h && pass.tile_w == w) {                                          \
+    if (h == 1 || pass.plane_w == w) return add_dots<h, w, w>;                         \
+    if (pass.plane_w == w + 1) return add_dots<h, w, w + 1>;                           \
+    return pass.plane_w == w + 2 ? add_dots<h, w, w + 2> : add_dots<h, w, 0>;          \
+  }
+  REWIRE_TILES_NARROW(REWIRE_CASE)
+  REWIRE_TILES_WIDE(REWIRE_CASE)
+#undef REWIRE_CASE
+  return nullptr;
+}
+
+// Copies the places of a tile that lie in the map, between a whole tile of its own and the map.
+template <class Copy>
+void each_place(const Pass& pass, const Tile& tile, int64_t begin, int64_t end, const Places& map, const Places& whole,
+                const Copy& copy) {
+  for (int64_t o = begin; o < end; ++o)
+    for (int64_t y = 0; y < pass.tile_h; ++y)
+      for (int64_t x = 0; x < pass.tile_w; ++x) {
+        bool there = tile.y + y < pass.output.height && tile.x + x < pass.output.width;
+        copy(there, map.start + o * map.channel + y * map.row + x * map.column,
+             whole.start + o * whole.channel + y * whole.row + x * whole.column);
+      }
+}
+
+inline Places whole_tile(const Pass& pass, float* memory) {
+  return {memory, pass.tile_h * pass.tile_w * GROUP, pass.tile_w * GROUP, GROUP};
+}
+
+inline int64_t share(int64_t count, int64_t part, int64_t parts) { return count * part / parts; }
+
+// Work is split by tiles, and where there are too few of them also by outputs; each thread packs what it needs.
+struct Split {
+  int64_t units, parts;
+
+  Split(const Pass& pass, int threads) : units(pass.units()), parts(1) {
+    if (threads > 1 && units < 4 * threads) parts = std::min<int64_t>((4 * threads + units - 1) / units, pass.output.channels);
+  }
+  int64_t work() const { return units * parts; }
+};
+
+void run_pass(const Pass& pass, const float* x, const Entries& entries, const float* values, const float* bias, float* y,
+              int threads) {
+  if (pass.units() == 0 || pass.output.channels == 0) return;
+  const AddRound add = add_round_of(pass);
+  const Split split(pass, threads);
+  const bool empty = entries.pointers[0] == entries.pointers[pass.pointers() - 1];
+  const int64_t rounds = empty ? 1 : pass.rounds();
+  const bool past = worth_past(y, pass.units() * pass.tile_h * pass.tile_w * pass.output.channels * GROUP);
+  parallel(threads, [&](int thread, int count) {
+    Buffer scratch(pass.block * pass.groups() * GROUP), spill(pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
+    const Places between = whole_tile(pass, spill.get());  // rounds
+    for (int64_t w = share(split.work(), thread, count); w < share(split.work(), thread + 1, count); ++w) {
+      const Tile tile(pass, w / split.parts);
+      const int64_t begin = share(pass.output.channels, w % split.parts, split.parts);
+      const int64_t end = share(pass.output.channels, w % split.parts + 1, split.parts);
+      const Places map = places_of(pass, tile, y);
+      const bool whole = inside(pass, tile);
+      for (int64_t round = 0; round < rounds; ++round) {
+        const int64_t channel = round * pass.block;
+        const bool done = whole && round + 1 == rounds;
+        if (!empty) pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch.get());
+        add(pass, scratch.get(), entries, values, bias, begin, end, round, between, done ? map : between, done && past);
+      }
+      if (!whole) {
+        each_place(pass, tile, begin, end, map, between, [](bool there, float* in_map, const float* of_tile) {
+          if (there) copy_groups(in_map, of_tile, 1);
+        });
+      }
+    }
+    if (past) finish_past();
+  });
+}
+
+// values[order[k]] for every entry k, in the order in which the kernels read them.
+void gather(const float* values, const int32_t* order, int64_t count, float* to) {
+  for (int64_t k = 0; k < count; ++k) to[k] = values[order[k]];
+}
+
+}  // namespace
+
+void rw_forward(const int64_t* layer, const float* x, const float* values, const float* bias, const int32_t* pointers,
+                const uint16_t* offsets, const int32_t* order, float* y, int threads) {
+  const Pass pass = forward_pass(Layer(layer));
+  const int64_t count = pointers[pass.pointers() - 1];
+  Buffer ordered(count);
+  gather(values, order, count, ordered.get());
+  run_pass(pass, x, {pointers, offsets}, ordered.get(), bias, y, threads);
+}
+
+void rw_grad_input(const int64_t* layer, const float* dy, const float* values, const int32_t* pointers,
+                   const uint16_t* offsets, const int32_t* order, float* dx, int threads) {
+  const std::vector<Pass> passes = backward_passes(Layer(layer));
+  int64_t total = 0;
+  for (const Pass& pass : passes) total += pass.pointers();
+  const int64_t count = pointers[total - 1];
+  Buffer ordered(count);
+  gather(values, order, count, ordered.get());
+  for (const Pass& pass : passes) {
+    run_pass(pass, dy, {pointers, offsets}, ordered.get(), nullptr, dx, threads);
+    pointers += pass.pointers();
+  }
+}
+
+void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const int32_t* pointers,
+                    const uint16_t* offsets, const int32_t* order, float* grad, int threads) {
+  const Layer l(layer);
+  const Pass pass = forward_pass(l);
+  std::memset(grad, 0, l.count * sizeof(float));
+  const int64_t entries = pointers[pass.pointers() - 1];
+  if (pass.units() == 0 || entries == 0) return;
+  const AddDots add = add_dots_of(pass);
+  const Split split(pass, threads);
+  // Split by outputs, no two threads meet at an entry and one array of sums is enough; split by tiles, each has its own.
+  const bool own = threads > 1 && split.parts == 1;
+  const int64_t arrays = own ? threads : 1;
+  Buffer sums(arrays * entries);
+  std::memset(sums.get(), 0, arrays * entries * sizeof(float));
+  parallel(threads, [&](int thread, int of) {
+    Buffer scratch(pass.block * pass.groups() * GROUP), spill(pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
+    float* mine = sums.get() + (own ? thread * entries : 0);
+    const int64_t parts = own || of == 1 ? 1 : of;
+    const int64_t begin = share(pass.output.channels, own ? 0 : thread, parts);
+    const int64_t end = share(pass.output.channels, own ? 1 : thread + 1, parts);
+    const int64_t from = own ? share(split.units, thread, of) : 0, to = own ? share(split.units, thread + 1, of) : split.units;
+    for (int64_t unit = from; unit < to; ++unit) {
+      const Tile tile(pass, unit);
+      const Places map = places_of(pass, tile, const_cast<float*>(dy));
+      const bool whole = inside(pass, tile);
+      const Places at = whole ? map : whole_tile(pass, spill.get());
+      if (!whole) {
+        each_place(pass, tile, begin, end, map, at, [](bool there, const float* in_map, float* of_tile) {
+          there ? copy_groups(of_tile, in_map, 1) : zero_groups(of_tile, 1);
+        });
+      }
+      for (int64_t round = 0; round < pass.rounds(); ++round) {
+        const int64_t channel = round * pass.block;
+        pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch.get());
+        add(pass, scratch.get(), {pointers, offsets}, begin, end, round, at, mine);
+      }
+    }
+  });
+  for (int64_t a = 0; a < arrays; ++a)
+    for (int64_t k = 0; k < entries; ++k) grad[order[k]] += sums.get()[a * entries + k];
+}
+
+void rw_grad_bias(const int64_t* layer, const float* dy, float* grad, int threads) {
+  const Layer l(layer);
+  const int64_t floats = l.out_h * l.out_w * GROUP;
+  parallel(threads, [&](int thread, int count) {
+    for (int64_t o = share(l.out, thread, count); o < share(l.out, thread + 1, count); ++o) {
+      double sum = 0;
+      for (int64_t n = 0; n < l.blocks; ++n) {
+        const float* from = dy + (n * l.out + o) * floats;
+        Vector sums[2] = {};
+        for (int64_t k = 0; k < floats; k += GROUP)
+          for (int part = 0; part < PARTS; ++part) sums[part % 2] += load(from + k + part * LANES);
+        sums[0] += sums[1];
+        for (int lane = 0; lane < LANES; ++lane) sum += sums[0][lane];
+      }
+      grad[o] = static_cast<float>(sum);
+    }
+  });
+}
