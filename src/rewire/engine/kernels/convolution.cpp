@@ -6,7 +6,6 @@
 #include <algorithm>
 #include <cstdlib>
 #include <cstring>
-#include <memory>
 #include <vector>
 
 #include "geometry.h"
@@ -17,16 +16,27 @@ namespace {
 
 constexpr int PARTS = GROUP / LANES;  // native vectors in a group of lanes
 
-// Memory of one thread that lasts for a call. Aligned, so that no load of a group crosses a cache line.
-class Buffer {
- public:
-  explicit Buffer(int64_t floats)
-      : memory(static_cast<float*>(std::aligned_alloc(64, (std::max<int64_t>(floats, 1) * sizeof(float) + 63) / 64 * 64)), &std::free) {}
-  float* get() const { return memory.get(); }
+// What a thread needs room for. The memory stays with the thread from call to call: to ask the system anew costs more than
+// a small layer.
+enum Room { SCRATCH, SPILL, VALUES, SUMS, ROOMS };
 
- private:
-  std::unique_ptr<float, void (*)(void*)> memory;
-};
+// Returns room for so many floats, aligned so that no load of a group crosses a cache line. It holds until the same thread
+// asks for the same room again.
+float* room(Room which, int64_t floats) {
+  struct Memory {
+    float* start = nullptr;
+    int64_t floats = 0;
+    ~Memory() { std::free(start); }
+  };
+  thread_local Memory rooms[ROOMS];
+  Memory& memory = rooms[which];
+  if (memory.floats < floats) {
+    std::free(memory.start);
+    memory.floats = (floats + GROUP - 1) / GROUP * GROUP;
+    memory.start = static_cast<float*>(std::aligned_alloc(64, memory.floats * sizeof(float)));
+  }
+  return memory.start;
+}
 
 inline void copy_groups(float* to, const float* from, int64_t groups) {
   for (int64_t k = 0; k < groups * PARTS; ++k) store(to + k * LANES, load(from + k * LANES));
@@ -279,8 +289,9 @@ void run_pass(const Pass& pass, const float* x, const Entries& entries, const fl
   const int64_t rounds = empty ? 1 : pass.rounds();
   const bool past = worth_past(y, pass.units() * pass.tile_h * pass.tile_w * pass.output.channels * GROUP);
   parallel(threads, [&](int thread, int count) {
-    Buffer scratch(pass.block * pass.groups() * GROUP), spill(pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
-    const Places between = whole_tile(pass, spill.get());  // rounds
+    float* const scratch = room(SCRATCH, pass.block * pass.groups() * GROUP);
+    float* const spill = room(SPILL, pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
+    const Places between = whole_tile(pass, spill);  // rounds
     for (int64_t w = share(split.work(), thread, count); w < share(split.work(), thread + 1, count); ++w) {
       const Tile tile(pass, w / split.parts);
       const int64_t begin = share(pass.output.channels, w % split.parts, split.parts);
@@ -290,8 +301,8 @@ void run_pass(const Pass& pass, const float* x, const Entries& entries, const fl
       for (int64_t round = 0; round < rounds; ++round) {
         const int64_t channel = round * pass.block;
         const bool done = whole && round + 1 == rounds;
-        if (!empty) pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch.get());
-        add(pass, scratch.get(), entries, values, bias, begin, end, round, between, done ? map : between, done && past);
+        if (!empty) pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch);
+        add(pass, scratch, entries, values, bias, begin, end, round, between, done ? map : between, done && past);
       }
       if (!whole) {
         each_place(pass, tile, begin, end, map, between, [](bool there, float* in_map, const float* of_tile) {
@@ -304,8 +315,10 @@ void run_pass(const Pass& pass, const float* x, const Entries& entries, const fl
 }
 
 // values[order[k]] for every entry k, in the order in which the kernels read them.
-void gather(const float* values, const int32_t* order, int64_t count, float* to) {
+float* gather(const float* values, const int32_t* order, int64_t count) {
+  float* to = room(VALUES, count);
   for (int64_t k = 0; k < count; ++k) to[k] = values[order[k]];
+  return to;
 }
 
 }  // namespace
@@ -314,9 +327,8 @@ void rw_forward(const int64_t* layer, const float* x, const float* values, const
                 const uint16_t* offsets, const int32_t* order, float* y, int threads) {
   const Pass pass = forward_pass(Layer(layer));
   const int64_t count = pointers[pass.pointers() - 1];
-  Buffer ordered(count);
-  gather(values, order, count, ordered.get());
-  run_pass(pass, x, {pointers, offsets}, ordered.get(), bias, y, threads);
+  float* const ordered = gather(values, order, count);
+  run_pass(pass, x, {pointers, offsets}, ordered, bias, y, threads);
 }
 
 void rw_grad_input(const int64_t* layer, const float* dy, const float* values, const int32_t* pointers,
@@ -325,10 +337,9 @@ void rw_grad_input(const int64_t* layer, const float* dy, const float* values, c
   int64_t total = 0;
   for (const Pass& pass : passes) total += pass.pointers();
   const int64_t count = pointers[total - 1];
-  Buffer ordered(count);
-  gather(values, order, count, ordered.get());
+  float* const ordered = gather(values, order, count);
   for (const Pass& pass : passes) {
-    run_pass(pass, dy, {pointers, offsets}, ordered.get(), nullptr, dx, threads);
+    run_pass(pass, dy, {pointers, offsets}, ordered, nullptr, dx, threads);
     pointers += pass.pointers();
   }
 }
@@ -345,11 +356,12 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
   // Split by outputs, no two threads meet at an entry and one array of sums is enough; split by tiles, each has its own.
   const bool own = threads > 1 && split.parts == 1;
   const int64_t arrays = own ? threads : 1;
-  Buffer sums(arrays * entries);
-  std::memset(sums.get(), 0, arrays * entries * sizeof(float));
+  float* const sums = room(SUMS, arrays * entries);
+  std::memset(sums, 0, arrays * entries * sizeof(float));
   parallel(threads, [&](int thread, int of) {
-    Buffer scratch(pass.block * pass.groups() * GROUP), spill(pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
-    float* mine = sums.get() + (own ? thread * entries : 0);
+    float* const scratch = room(SCRATCH, pass.block * pass.groups() * GROUP);
+    float* const spill = room(SPILL, pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
+    float* mine = sums + (own ? thread * entries : 0);
     const int64_t parts = own || of == 1 ? 1 : of;
     const int64_t begin = share(pass.output.channels, own ? 0 : thread, parts);
     const int64_t end = share(pass.output.channels, own ? 1 : thread + 1, parts);
@@ -358,7 +370,7 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
       const Tile tile(pass, unit);
       const Places map = places_of(pass, tile, const_cast<float*>(dy));
       const bool whole = inside(pass, tile);
-      const Places at = whole ? map : whole_tile(pass, spill.get());
+      const Places at = whole ? map : whole_tile(pass, spill);
       if (!whole) {
         each_place(pass, tile, begin, end, map, at, [](bool there, const float* in_map, float* of_tile) {
           there ? copy_groups(of_tile, in_map, 1) : zero_groups(of_tile, 1);
@@ -366,30 +378,32 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
       }
       for (int64_t round = 0; round < pass.rounds(); ++round) {
         const int64_t channel = round * pass.block;
-        pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch.get());
-        add(pass, scratch.get(), {pointers, offsets}, begin, end, round, at, mine);
+        pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch);
+        add(pass, scratch, {pointers, offsets}, begin, end, round, at, mine);
       }
     }
   });
   for (int64_t a = 0; a < arrays; ++a)
-    for (int64_t k = 0; k < entries; ++k) grad[order[k]] += sums.get()[a * entries + k];
+    for (int64_t k = 0; k < entries; ++k) grad[order[k]] += sums[a * entries + k];
 }
 
 void rw_grad_bias(const int64_t* layer, const float* dy, float* grad, int threads) {
   const Layer l(layer);
   const int64_t floats = l.out_h * l.out_w * GROUP;
   parallel(threads, [&](int thread, int count) {
-    for (int64_t o = share(l.out, thread, count); o < share(l.out, thread + 1, count); ++o) {
-      double sum = 0;
-      for (int64_t n = 0; n < l.blocks; ++n) {
+    const int64_t begin = share(l.out, thread, count), end = share(l.out, thread + 1, count);
+    std::vector<double> sums(end - begin, 0.0);
+    for (int64_t n = 0; n < l.blocks; ++n) {  // outermost, so that memory is read in its order
+      for (int64_t o = begin; o < end; ++o) {
         const float* from = dy + (n * l.out + o) * floats;
-        Vector sums[2] = {};
-        for (int64_t k = 0; k < floats; k += GROUP)
-          for (int part = 0; part < PARTS; ++part) sums[part % 2] += load(from + k + part * LANES);
-        sums[0] += sums[1];
-        for (int lane = 0; lane < LANES; ++lane) sum += sums[0][lane];
+        Vector sum = {};
+        for (int64_t k = 0; k < floats; k += LANES) sum += load(from + k);
+        float lanes[LANES];
+        store(lanes, sum);
+        for (int lane = 1; lane < LANES; ++lane) lanes[0] += lanes[lane];
+        sums[o - begin] += lanes[0];
       }
-      grad[o] = static_cast<float>(sum);
     }
+    for (int64_t o = begin; o < end; ++o) grad[o] = static_cast<float>(sums[o - begin]);
   });
 }
