@@ -51,10 +51,13 @@ def topology(geometry: Geometry, sparsity: float, seed: int) -> Tensor:
     return active.flatten().nonzero()[:, 0].int()
 
 
-def products(geometry: Geometry, index: Tensor, x: Tensor, values: Tensor, bias: Tensor | None, dy: Tensor) -> dict:
+def products(
+    geometry: Geometry, index: Tensor, relu: bool, x: Tensor, values: Tensor, bias: Tensor | None, dy: Tensor
+) -> dict[str, Tensor]:
     """Output and gradients of the dense layer, in the type of its arguments."""
     weight = values.new_zeros(geometry.shape).flatten().index_put((index.long(),), values).reshape(geometry.shape)
     y = F.conv2d(x, weight, bias, geometry.stride, geometry.padding)
+    y = F.relu(y) if relu else y
     wanted = [x, values] + ([] if bias is None else [bias])
     gradients = torch.autograd.grad(y, wanted, dy)
     return dict(zip(("y", "dx", "values", "bias"), (y, *gradients), strict=False))
@@ -72,11 +75,12 @@ def far(found: Tensor, wanted: Tensor) -> float:
     layer=layers(),
     sparsity=st.sampled_from([0.0, 0.5, 0.9, 0.95, 0.99, 0.999]),
     biased=st.booleans(),
+    relu=st.booleans(),
     threads=st.integers(1, 3),
     seed=st.integers(0, 1000),
 )
 def test_products_are_those_of_the_dense_layer(
-    layer: tuple[Geometry, int, int, int], sparsity: float, biased: bool, threads: int, seed: int
+    layer: tuple[Geometry, int, int, int], sparsity: float, biased: bool, relu: bool, threads: int, seed: int
 ) -> None:
     geometry, height, width, images = layer
     torch.manual_seed(seed)
@@ -91,15 +95,16 @@ def test_products_are_those_of_the_dense_layer(
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        y = plain(ops.sparse_layer(blocked(x), values, bias, stream, -1), images)
+        y = plain(ops.sparse_layer(blocked(x), values, bias, stream, -1, relu), images)
         wanted = [x, values] + ([] if bias is None else [bias])
         found = dict(zip(("y", "dx", "values", "bias"), (y, *torch.autograd.grad(y, wanted, dy)), strict=False))
     finally:
         torch.set_num_threads(before)
-    single = products(geometry, index, x, values, bias, dy)
+    single = products(geometry, index, relu, x, values, bias, dy)
     double = products(
         geometry,
         index,
+        relu,
         *(None if t is None else t.detach().double().requires_grad_() for t in (x, values, bias)),
         dy.double(),
     )
@@ -147,15 +152,16 @@ def test_ops_keep_torchs_rules() -> None:
     stream, x, values, bias = small_layer()
     streams = (list(stream.layer), *stream.forward, *stream.backward)
     leaves = (x.requires_grad_(), values.requires_grad_(), bias.requires_grad_())
-    torch.library.opcheck(torch.ops.rewire.sparse_layer.default, (*leaves, *streams, -1))
+    torch.library.opcheck(torch.ops.rewire.sparse_layer.default, (*leaves, *streams, -1, False))
+    torch.library.opcheck(torch.ops.rewire.sparse_layer.default, (*leaves, *streams, -1, True))
     dy = torch.randn(2, 6, 8, 8, 16)
     torch.library.opcheck(
         torch.ops.rewire.sparse_layer_grad_values.default,
-        (x.detach(), dy, list(stream.layer), *stream.forward, -1),
+        (x.detach(), dy, None, list(stream.layer), *stream.forward, -1),
     )
     torch.library.opcheck(
         torch.ops.rewire.sparse_layer_grad_input.default,
-        (dy, values.detach(), list(stream.layer), *stream.backward),
+        (dy, None, values.detach(), list(stream.layer), *stream.backward),
     )
 
 

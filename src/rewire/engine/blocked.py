@@ -20,7 +20,7 @@ from torch import Tensor
 from rewire.engine import functions
 from rewire.engine.activation import Blocked, blocked_of, conversions, fits, make, product, unwrapped
 from rewire.engine.layout_ops import blocks_of
-from rewire.engine.pending import Ready
+from rewire.engine.pending import Pending, Product, Ready
 
 __all__ = ["Blocked", "conversions", "functions", "inner", "plain", "unwrapped", "wrap"]
 
@@ -47,8 +47,11 @@ def inner(x: Tensor, image: bool | None = None) -> Tensor:
     return blocked_of(x, image).tensor()
 
 
-def wrap(inner: Tensor, shape: Sequence[int]) -> Blocked:
-    """Returns the Blocked of shape (N, C, H, W) or (*leading, C) around a blocked tensor (blocks, C, H, W, 16)."""
+def wrap(inner: Tensor | Product, shape: Sequence[int]) -> Blocked:
+    """Returns the Blocked of shape (N, C, H, W) or (*leading, C) around a blocked tensor (blocks, C, H, W, 16).
+
+    The call of a sparse layer, in place of its result, waits for a ReLU that may follow.
+    """
     shape = tuple(shape)
     image = len(shape) == 4 and inner.shape[1:4] == shape[1:] and inner.shape[0] == blocks_of(shape[0])
     rows = not image and inner.shape[1:4] == (shape[-1], 1, 1) and inner.shape[0] == blocks_of(product(shape[:-1]))
@@ -57,7 +60,7 @@ def wrap(inner: Tensor, shape: Sequence[int]) -> Blocked:
             f"A blocked tensor {tuple(inner.shape)} does not hold an activation of shape {shape}: for (N, C, H, W) it "
             "is (ceil(N / 16), C, H, W, 16), for (*leading, C) it is (ceil(rows / 16), C, 1, 1, 16)."
         )
-    return make(Ready(inner), shape, image)
+    return make(Ready(inner) if isinstance(inner, Tensor) else Pending(inner, None, False, None), shape, image)
 
 
 def plain(x: Any) -> Any:

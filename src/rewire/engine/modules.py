@@ -18,6 +18,7 @@ from torch.utils import _pytree
 from rewire.engine import blocked, ops
 from rewire.engine.blocked import Blocked
 from rewire.engine.packed import Packed
+from rewire.engine.pending import Product
 from rewire.engine.stream import Geometry
 
 LANES = 16  # of the blocked layout
@@ -101,14 +102,17 @@ class PackedModule(nn.Module):
         zero = x.sum() + self.weight.sum()
         return (zero if bias is None else zero + bias.sum()) * x.new_zeros(shape)
 
-    def _product(self, inner: Tensor) -> Tensor:
+    def _product(self, inner: Tensor) -> Product:
+        """Returns the layer's call, which waits for a ReLU that may follow."""
+        blocks, _, height, width, _ = inner.shape
+        bias: Any = self.bias
+        return Product(inner, self.weight, bias, self.packed.streams.get(height, width, blocks), self.packed.handle)
+
+    def _compiled_product(self, inner: Tensor) -> Tensor:
         blocks, _, height, width, _ = inner.shape
         bias: Any = self.bias
         streams = self.packed.streams
-        if torch.compiler.is_compiling():
-            stream = streams.compiled(height, width, blocks, streams.sizes)
-        else:
-            stream = streams.get(height, width, blocks)
+        stream = streams.compiled(height, width, blocks, streams.sizes)
         return ops.sparse_layer(inner, self.weight, bias, stream, self.packed.handle)
 
 
@@ -124,7 +128,9 @@ class PackedLinear(PackedModule, nn.Linear):
         if 0 in leading:
             return self._empty(x, *shape)
         if torch.compiler.is_compiling():
-            return _unblock(self._product(_block(x.reshape(-1, channels, 1, 1))), x.numel() // channels).reshape(shape)
+            return _unblock(
+                self._compiled_product(_block(x.reshape(-1, channels, 1, 1))), x.numel() // channels
+            ).reshape(shape)
         return blocked.wrap(self._product(blocked.inner(x, image=False)), shape)
 
 
@@ -154,7 +160,7 @@ class PackedConv2d(PackedModule, nn.Conv2d):
         if rows == 0:
             return self._empty(x, *shape)
         if torch.compiler.is_compiling():
-            return _unblock(self._product(_block(x)), rows)
+            return _unblock(self._compiled_product(_block(x)), rows)
         return blocked.wrap(self._product(blocked.inner(x, image=True)), shape)
 
 

@@ -42,6 +42,11 @@ inline void copy_groups(float* to, const float* from, int64_t groups) {
   for (int64_t k = 0; k < groups * PARTS; ++k) store(to + k * LANES, load(from + k * LANES));
 }
 
+// The same where ReLU, whose results are y, lets a gradient by.
+inline void copy_passing(float* to, const float* from, const float* y, int64_t groups) {
+  for (int64_t k = 0; k < groups * PARTS; ++k) store(to + k * LANES, only(passes(load(y + k * LANES)), load(from + k * LANES)));
+}
+
 inline void zero_groups(float* to, int64_t groups) {
   for (int64_t k = 0; k < groups * PARTS; ++k) store(to + k * LANES, Vector{});
 }
@@ -56,9 +61,13 @@ struct Tile {
   }
 };
 
-// Copies what the tile reads of channels [begin, end) into the scratch; zero outside of the map.
-void pack(const Pass& pass, const Tile& tile, const float* x, int64_t begin, int64_t end, float* scratch) {
+// Copies what the tile reads of channels [begin, end) into the scratch; zero outside of the map. With y, x is a gradient of
+// what a ReLU made of it, y.
+void pack(const Pass& pass, const Tile& tile, const float* x, const float* y, int64_t begin, int64_t end, float* scratch) {
   const Plane& in = pass.input;
+  auto copy = [&](float* to, const float* from, int64_t groups) {
+    y ? copy_passing(to, from, y + (from - x), groups) : copy_groups(to, from, groups);
+  };
   for (int64_t c = begin; c < end; ++c) {
     const float* channel = x + (in.start + tile.image * in.stride_n + c * in.stride_c) * GROUP;
     for (int64_t py = 0; py < pass.planes_h; ++py) {
@@ -77,9 +86,9 @@ void pack(const Pass& pass, const Tile& tile, const float* x, int64_t begin, int
             int64_t apart = pass.step * in.stride_x;
             zero_groups(scratch, first);
             if (apart == 1) {
-              copy_groups(scratch + first * GROUP, from + first * GROUP, last - first);
+              copy(scratch + first * GROUP, from + first * GROUP, last - first);
             } else {
-              for (int64_t k = first; k < last; ++k) copy_groups(scratch + k * GROUP, from + k * apart * GROUP, 1);
+              for (int64_t k = first; k < last; ++k) copy(scratch + k * GROUP, from + k * apart * GROUP, 1);
             }
             zero_groups(scratch + last * GROUP, pass.plane_w - last);
           }
@@ -115,12 +124,12 @@ struct Entries {
 // others, plus the round. With `past` the results go past the caches, which would only read and lose them again.
 template <int TH, int TW, int WIDE>
 void add_round(const Pass& pass, const float* scratch, const Entries& entries, const float* values, const float* bias,
-               int64_t begin, int64_t end, int64_t round, const Places& from, const Places& to, bool past) {
+               int64_t begin, int64_t end, int64_t round, const Places& from, const Places& to, bool past, bool relu) {
   const int64_t row = (WIDE ? WIDE : pass.plane_w) * GROUP;
   const int32_t* pointers = entries.pointers + round * pass.output.channels;
   for (int64_t o = begin; o < end; ++o) {
     const int32_t first = pointers[o], last = pointers[o + 1];
-    if (round > 0 && first == last && from.start == to.start) continue;
+    if (round > 0 && first == last && from.start == to.start && !relu) continue;
     for (int part = 0; part < PARTS; ++part) {
       Vector sums[TH][TW] = {};
       const float* base = scratch + part * LANES;
@@ -139,6 +148,10 @@ void add_round(const Pass& pass, const float* scratch, const Entries& entries, c
         const float* in = from.start + o * from.channel + part * LANES;
         for (int y = 0; y < TH; ++y)
           for (int x = 0; x < TW; ++x) sums[y][x] += load(in + y * from.row + x * from.column);
+      }
+      if (relu) {
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x) sums[y][x] = positive(sums[y][x]);
       }
       float* out = to.start + o * to.channel + part * LANES;
       if (past) {
@@ -182,17 +195,23 @@ inline void add_lanes(const Vector (&v)[4], float* to) {
 // Adds to the gradients of the entries of outputs [begin, end) what one tile and one round of channels give.
 template <int TH, int TW, int WIDE>
 void add_dots(const Pass& pass, const float* scratch, const Entries& entries, int64_t begin, int64_t end, int64_t round,
-              const Places& from, float* grad) {
+              const Places& from, const Places& through, float* grad) {
   const int64_t row = (WIDE ? WIDE : pass.plane_w) * GROUP;
   const int32_t* pointers = entries.pointers + round * pass.output.channels;
   for (int64_t o = begin; o < end; ++o) {
     const int32_t first = pointers[o], last = pointers[o + 1];
     if (first == last) continue;
     const float* out = from.start + o * from.channel;
+    const float* seen = through.start ? through.start + o * through.channel : nullptr;
     for (int part = 0; part < PARTS; ++part) {
       Vector dy[TH][TW];
       for (int y = 0; y < TH; ++y)
         for (int x = 0; x < TW; ++x) dy[y][x] = load(out + y * from.row + x * from.column + part * LANES);
+      if (seen) {
+        for (int y = 0; y < TH; ++y)
+          for (int x = 0; x < TW; ++x)
+            dy[y][x] = only(passes(load(seen + y * through.row + x * through.column + part * LANES)), dy[y][x]);
+      }
       const float* base = scratch + part * LANES;
       int32_t k = first;
       for (; k + 4 <= last; k += 4) {  // four entries side by side hide the latency of the multiply-add
@@ -220,8 +239,9 @@ void add_dots(const Pass& pass, const float* scratch, const Entries& entries, in
 }
 
 using AddRound = void (*)(const Pass&, const float*, const Entries&, const float*, const float*, int64_t, int64_t,
-                          int64_t, const Places&, const Places&, bool);
-using AddDots = void (*)(const Pass&, const float*, const Entries&, int64_t, int64_t, int64_t, const Places&, float*);
+                          int64_t, const Places&, const Places&, bool, bool);
+using AddDots = void (*)(const Pass&, const float*, const Entries&, int64_t, int64_t, int64_t, const Places&, const Places&,
+                         float*);
 
 // The kernels know the width of a plane at compile time where the layer is a common one, so that every address is one
 // register and a constant: kernel 1, kernel 3, kernel 3 with stride 2. Others read it (0).
@@ -280,8 +300,9 @@ struct Split {
   int64_t work() const { return units * parts; }
 };
 
-void run_pass(const Pass& pass, const float* x, const Entries& entries, const float* values, const float* bias, float* y,
-              int threads) {
+// relu: of the results. through: results of the ReLU whose gradient x is, or null.
+void run_pass(const Pass& pass, const float* x, const float* through, const Entries& entries, const float* values,
+              const float* bias, bool relu, float* y, int threads) {
   if (pass.units() == 0 || pass.output.channels == 0) return;
   const AddRound add = add_round_of(pass);
   const Split split(pass, threads);
@@ -301,8 +322,10 @@ void run_pass(const Pass& pass, const float* x, const Entries& entries, const fl
       for (int64_t round = 0; round < rounds; ++round) {
         const int64_t channel = round * pass.block;
         const bool done = whole && round + 1 == rounds;
-        if (!empty) pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch);
-        add(pass, scratch, entries, values, bias, begin, end, round, between, done ? map : between, done && past);
+        if (!empty) pack(pass, tile, x, through, channel, std::min(channel + pass.block, pass.input.channels), scratch);
+        const bool last = round + 1 == rounds;
+        add(pass, scratch, entries, values, bias, begin, end, round, between, done ? map : between, done && past,
+            last && relu);
       }
       if (!whole) {
         each_place(pass, tile, begin, end, map, between, [](bool there, float* in_map, const float* of_tile) {
@@ -324,14 +347,14 @@ float* gather(const float* values, const int32_t* order, int64_t count) {
 }  // namespace
 
 void rw_forward(const int64_t* layer, const float* x, const float* values, const float* bias, const int32_t* pointers,
-                const uint16_t* offsets, const int32_t* order, float* y, int threads) {
+                const uint16_t* offsets, const int32_t* order, int relu, float* y, int threads) {
   const Pass pass = forward_pass(Layer(layer));
   const int64_t count = pointers[pass.pointers() - 1];
   float* const ordered = gather(values, order, count);
-  run_pass(pass, x, {pointers, offsets}, ordered, bias, y, threads);
+  run_pass(pass, x, nullptr, {pointers, offsets}, ordered, bias, relu, y, threads);
 }
 
-void rw_grad_input(const int64_t* layer, const float* dy, const float* values, const int32_t* pointers,
+void rw_grad_input(const int64_t* layer, const float* dy, const float* y, const float* values, const int32_t* pointers,
                    const uint16_t* offsets, const int32_t* order, float* dx, int threads) {
   const std::vector<Pass> passes = backward_passes(Layer(layer));
   int64_t total = 0;
@@ -339,12 +362,12 @@ void rw_grad_input(const int64_t* layer, const float* dy, const float* values, c
   const int64_t count = pointers[total - 1];
   float* const ordered = gather(values, order, count);
   for (const Pass& pass : passes) {
-    run_pass(pass, dy, {pointers, offsets}, ordered, nullptr, dx, threads);
+    run_pass(pass, dy, y, {pointers, offsets}, ordered, nullptr, false, dx, threads);
     pointers += pass.pointers();
   }
 }
 
-void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const int32_t* pointers,
+void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const float* y, const int32_t* pointers,
                     const uint16_t* offsets, const int32_t* order, float* grad, int threads) {
   const Layer l(layer);
   const Pass pass = forward_pass(l);
@@ -371,15 +394,18 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
       const Places map = places_of(pass, tile, const_cast<float*>(dy));
       const bool whole = inside(pass, tile);
       const Places at = whole ? map : whole_tile(pass, spill);
+      Places through = y && whole ? places_of(pass, tile, const_cast<float*>(y)) : Places{};
       if (!whole) {
-        each_place(pass, tile, begin, end, map, at, [](bool there, const float* in_map, float* of_tile) {
-          there ? copy_groups(of_tile, in_map, 1) : zero_groups(of_tile, 1);
+        each_place(pass, tile, begin, end, map, at, [&](bool there, const float* in_map, float* of_tile) {
+          if (!there) zero_groups(of_tile, 1);
+          else if (y) copy_passing(of_tile, in_map, y + (in_map - dy), 1);
+          else copy_groups(of_tile, in_map, 1);
         });
       }
       for (int64_t round = 0; round < pass.rounds(); ++round) {
         const int64_t channel = round * pass.block;
-        pack(pass, tile, x, channel, std::min(channel + pass.block, pass.input.channels), scratch);
-        add(pass, scratch, {pointers, offsets}, begin, end, round, at, mine);
+        pack(pass, tile, x, nullptr, channel, std::min(channel + pass.block, pass.input.channels), scratch);
+        add(pass, scratch, {pointers, offsets}, begin, end, round, at, through, mine);
       }
     }
   });
@@ -387,7 +413,7 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
     for (int64_t k = 0; k < entries; ++k) grad[order[k]] += sums[a * entries + k];
 }
 
-void rw_grad_bias(const int64_t* layer, const float* dy, float* grad, int threads) {
+void rw_grad_bias(const int64_t* layer, const float* dy, const float* y, float* grad, int threads) {
   const Layer l(layer);
   const int64_t floats = l.out_h * l.out_w * GROUP;
   parallel(threads, [&](int thread, int count) {
@@ -397,7 +423,12 @@ void rw_grad_bias(const int64_t* layer, const float* dy, float* grad, int thread
       for (int64_t o = begin; o < end; ++o) {
         const float* from = dy + (n * l.out + o) * floats;
         Vector sum = {};
-        for (int64_t k = 0; k < floats; k += LANES) sum += load(from + k);
+        if (y) {
+          const float* seen = y + (from - dy);
+          for (int64_t k = 0; k < floats; k += LANES) sum += only(passes(load(seen + k)), load(from + k));
+        } else {
+          for (int64_t k = 0; k < floats; k += LANES) sum += load(from + k);
+        }
         float lanes[LANES];
         store(lanes, sum);
         for (int lane = 1; lane < LANES; ++lane) lanes[0] += lanes[lane];

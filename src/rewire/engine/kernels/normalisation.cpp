@@ -12,13 +12,8 @@
 
 namespace {
 
-typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(int32_t))));
 constexpr int PARTS = GROUP / LANES;  // vectors of a group
 constexpr int64_t CHUNK = 128;        // groups (8 KB) that are summed in float before the sum goes on in double
-
-inline Vector only(Mask mask, Vector value) { return (Vector)((Mask)value & mask); }
-inline Vector positive(Vector value) { return only(~(Mask)(value <= Vector{}), value); }  // NaN stays, as in torch
-inline Mask passes(Vector y) { return ~(Mask)(y <= Vector{}); }                           // where ReLU lets a gradient by
 
 inline double total(Vector value) {
   double sum = 0;

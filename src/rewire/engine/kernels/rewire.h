@@ -35,23 +35,26 @@ REWIRE_EXPORT void rw_stream_build(const int64_t* layer, const int32_t* index, i
                                    uint16_t* backward_offsets, int32_t* backward_order);
 
 // ---- convolution.cpp: the three products of a sparse layer; `values` are in the order of `index`
+//
+// A layer may have a ReLU behind it. Then y is its result, and to the gradients y is given too, beside dy, the gradient of
+// the ReLU's result; without one it is null there.
 
-// y = convolution of x by the active weights, plus bias (may be null).
+// y = convolution of x by the active weights, plus bias (may be null), through a ReLU if relu is not 0.
 REWIRE_EXPORT void rw_forward(const int64_t* layer, const float* x, const float* values, const float* bias,
-                              const int32_t* pointers, const uint16_t* offsets, const int32_t* order, float* y,
-                              int threads);
+                              const int32_t* pointers, const uint16_t* offsets, const int32_t* order, int relu,
+                              float* y, int threads);
 
 // dx = gradient of the input, from the gradient of the output. Every element of dx is written.
-REWIRE_EXPORT void rw_grad_input(const int64_t* layer, const float* dy, const float* values, const int32_t* pointers,
-                                 const uint16_t* offsets, const int32_t* order, float* dx, int threads);
+REWIRE_EXPORT void rw_grad_input(const int64_t* layer, const float* dy, const float* y, const float* values,
+                                 const int32_t* pointers, const uint16_t* offsets, const int32_t* order, float* dx, int threads);
 
 // grad[count] = gradient of the active weights, from the input and the gradient of the output.
-REWIRE_EXPORT void rw_grad_values(const int64_t* layer, const float* x, const float* dy,
+REWIRE_EXPORT void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const float* y,
                                   const int32_t* pointers, const uint16_t* offsets, const int32_t* order, float* grad,
                                   int threads);
 
 // grad[out] = gradient of the bias, from the gradient of the output.
-REWIRE_EXPORT void rw_grad_bias(const int64_t* layer, const float* dy, float* grad, int threads);
+REWIRE_EXPORT void rw_grad_bias(const int64_t* layer, const float* dy, const float* y, float* grad, int threads);
 
 // ---- layout.cpp: between an ordinary tensor (rows, channels, height, width), by its strides in floats, and a blocked one
 

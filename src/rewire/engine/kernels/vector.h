@@ -58,3 +58,9 @@ static inline void finish_past() {}
 #endif
 
 static inline Vector broadcast(float value) { return value - Vector{}; }  // GCC and Clang emit one broadcast
+
+typedef int32_t Mask __attribute__((vector_size(LANES * sizeof(int32_t))));
+
+static inline Vector only(Mask mask, Vector value) { return (Vector)((Mask)value & mask); }
+static inline Mask passes(Vector y) { return ~(Mask)(y <= Vector{}); }  // where ReLU, whose result y is, lets a gradient by
+static inline Vector positive(Vector value) { return only(passes(value), value); }  // ReLU; NaN stays, as in torch
