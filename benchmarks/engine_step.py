@@ -20,13 +20,11 @@ import resource
 import statistics
 import subprocess
 import sys
-import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 import torch.nn.functional as F
-from measure import parser, restart_with_allocator_settings, write
+from measure import PackedLinear, clock, interleaved, parser, restart_with_allocator_settings, write
 from torch import Tensor, nn
 
 import rewire
@@ -44,27 +42,6 @@ def network(name: str) -> tuple[nn.Module, tuple[int, ...]]:
     if name == "mlp":
         return mlp(784, [1000, 1000, 1000], 10), (784,)
     return build(name, classes=10).to(memory_format=torch.channels_last), (3, 32, 32)
-
-
-class PackedLinear(torch.autograd.Function):
-    """A dense linear layer in oneDNN's packed form, which is the faster one on some processors."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(x, weight)
-        return packed(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, dy: Tensor) -> Any:
-        x, weight = ctx.saved_tensors
-        dx = packed(dy, weight.T.contiguous(), None) if ctx.needs_input_grad[0] else None
-        return dx, packed(dy.T.contiguous(), x.T.contiguous(), None), dy.sum(0)
-
-
-def packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """Returns x W^T + b; the weight has changed since the last step and is packed anew."""
-    form = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
-    return torch.ops.mkldnn._linear_pointwise(x, form, bias, "none", [], "")
 
 
 class Training:
@@ -144,10 +121,6 @@ def check(engine: Training) -> float:
     return difference
 
 
-def clock(threads: int) -> Callable[[], float]:
-    return (lambda: time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)) if threads == 1 else time.perf_counter
-
-
 def median_ms(call: Callable[[], None], now: Callable[[], float], rounds: int) -> float:
     seconds = []
     for _ in range(rounds):
@@ -206,13 +179,7 @@ def main() -> None:
     flops = forward_flops(network(arguments.model)[0], engine.images[:1])
     density = {name: float(mask.float().mean()) for name, mask in engine.sparsifier.masks.items()}
     multiply_add = multiply_add_peak(arguments.threads, now)
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for turn in range(2 + arguments.rounds):
-        for side in sides:
-            start = now()
-            training[side].step()
-            if turn >= 2:
-                seconds[side].append(now() - start)
+    seconds = interleaved({side: training[side].step for side in sides}, arguments.rounds, warmup=2, now=now)
     after = multiply_add_peak(arguments.threads, now)
     if not 0.9 < after / multiply_add < 1.1:
         print(f"The processor's speed changed during the run: {multiply_add:.3g}, then {after:.3g}.", file=sys.stderr)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from rewire import record
 
@@ -35,27 +36,59 @@ def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     return made
 
 
-def restart_with_allocator_settings() -> None:
-    """Starts the script again under ALLOCATOR unless it already runs so; they are read when a process starts."""
-    if any(os.environ.get(key) != value for key, value in ALLOCATOR.items()):
-        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ALLOCATOR)
+def restart_with_allocator_settings(**more: str) -> None:
+    """Starts the script again under ALLOCATOR, and more, unless it runs so; they are read when a process starts."""
+    settings = ALLOCATOR | more
+    if any(os.environ.get(key) != value for key, value in settings.items()):
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | settings)
 
 
-def interleaved(contenders: Mapping[str, Callable[[], object]], rounds: int, warmup: int) -> dict[str, list[float]]:
+def clock(threads: int) -> Callable[[], float]:
+    """Returns the clock to measure with: CPU time of the calling thread, the wall clock where more than one works."""
+    return (lambda: time.clock_gettime(time.CLOCK_THREAD_CPUTIME_ID)) if threads == 1 else time.perf_counter
+
+
+def interleaved(
+    contenders: Mapping[str, Callable[[], object]],
+    rounds: int,
+    warmup: int,
+    now: Callable[[], float] = time.perf_counter,
+) -> dict[str, list[float]]:
     """Returns seconds of every call by contender, in rounds A B A B, after `warmup` rounds that are not counted."""
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
     for turn in range(warmup + rounds):
         for name, call in contenders.items():
-            start = time.perf_counter()
+            start = now()
             call()
             if turn >= warmup:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(now() - start)
     return seconds
 
 
 def median_ms(seconds: list[float]) -> float:
     """Returns the median in milliseconds."""
     return round(1e3 * statistics.median(seconds), 3)
+
+
+class PackedLinear(torch.autograd.Function):
+    """A dense linear layer in oneDNN's packed form, which is the faster one on some processors."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return _packed(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> Any:
+        x, weight = ctx.saved_tensors
+        dx = _packed(dy, weight.T.contiguous(), None) if ctx.needs_input_grad[0] else None
+        return dx, _packed(dy.T.contiguous(), x.T.contiguous(), None), dy.sum(0)
+
+
+def _packed(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """Returns x W^T + b; the weight has changed since the last step and is packed anew."""
+    form = torch.ops.mkldnn._reorder_linear_weight(weight, len(x))
+    return torch.ops.mkldnn._linear_pointwise(x, form, bias, "none", [], "")
 
 
 def write(what: str, row: Mapping[str, Any], arguments: argparse.Namespace) -> None:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from rewire.engine import library
+
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
@@ -17,9 +19,13 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
         ("masked_step.py", ["--model", "resnet20", "--batch", "8", "--rounds", "12"], "ratio"),
         ("topology_update.py", ["--rounds", "1"], "update_ms"),
         ("import_time.py", ["--rounds", "1"], "ratio"),
+        ("engine_step.py", ["--model", "mlp", "--batch", "20", "--rounds", "1"], "ratio"),
+        ("engine_linear.py", ["--size", "64x48", "--batch", "20", "--rounds", "1"], "engine_ms"),
     ],
 )
 def test_a_benchmark_appends_a_row(script: str, flags: list[str], figure: str, tmp_path: Path) -> None:
+    if script.startswith("engine") and library.load() is None:
+        pytest.skip("the kernels are not built on this machine")
     for _ in range(2):
         command = [sys.executable, BENCHMARKS / script, *flags, "--json", "--results", tmp_path]
         subprocess.run(command, check=True, capture_output=True)

@@ -1,4 +1,4 @@
-"""The README's own words, tried: its Python runs, and the commands that it names exist."""
+"""The words of the README and of the engine's page, tried: their Python runs, and what they name exists."""
 
 import re
 from pathlib import Path
@@ -7,6 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+PAGES = ("README.md", "docs/engine.md")
 
 
 def blocks(text: str, language: str) -> list[str]:
@@ -15,13 +16,14 @@ def blocks(text: str, language: str) -> list[str]:
     return ["\n" * text[: block.start(1)].count("\n") + block[1] for block in found]
 
 
-def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_python_blocks_run_one_after_the_other(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    found = blocks(README, "python")
-    assert found, "the README shows no Python"
+    found = blocks((ROOT / page).read_text(encoding="utf-8"), "python")
+    assert found, f"{page} shows no Python"
     namespace: dict[str, object] = {"__name__": "readme"}
     for block in found:
-        exec(compile(block, ROOT / "README.md", "exec"), namespace)
+        exec(compile(block, ROOT / page, "exec"), namespace)
 
 
 def test_make_targets_exist() -> None:
@@ -30,9 +32,10 @@ def test_make_targets_exist() -> None:
     assert {"demo", "test"} <= {first or second for first, second in named} <= targets
 
 
-def test_links_lead_to_files() -> None:
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", README)
-    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_to_files(page: str) -> None:
+    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", (ROOT / page).read_text(encoding="utf-8"))
+    assert [link for link in links if "://" not in link and not ((ROOT / page).parent / link).exists()] == []
 
 
 def test_blocks_keep_their_lines() -> None:

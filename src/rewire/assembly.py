@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 import rewire.tasks
 from rewire import record
 from rewire.core.method import Method
+from rewire.engines import Choices, engines_of
 from rewire.recipe import Recipe, sparsities_of, structure_of
 from rewire.sparsifier import Sparsifier, Update, sparsify
 from rewire.tasks import models
@@ -104,22 +106,38 @@ def build_sparsifier(
     optimizer: torch.optim.Optimizer,
     method: Method,
     on_update: Callable[[Update], None] | None = None,
+    *,
+    example: Callable[[], Tensor] | None = None,
+    choices: Choices | None = None,
 ) -> Sparsifier | None:
-    """Makes the model sparse as the recipe says; a dense recipe leaves it alone and returns None."""
+    """Makes the model sparse as the recipe says; a dense recipe leaves it alone and returns None.
+
+    example: gives, for engine="auto", the batch of training by which it chooses. choices: what was chosen before, to
+    be repeated.
+    """
     if recipe.method == "dense":
         return None
     structure = structure_of(recipe.structure)
-    return sparsify(
-        model,
-        optimizer,
-        method,
-        sparsity=sparsities_of(recipe.sparsity) if structure.density() is None else None,
-        distribution=recipe.distribution,
-        structure=structure,
-        exclude=recipe.exclude,
-        seed=recipe.seed,
-        on_update=on_update,
-    )
+    measures = recipe.engine == "auto" and not choices
+    with autocast(recipe, next(model.parameters()).device) if measures else nullcontext():
+        return sparsify(
+            model,
+            optimizer,
+            method,
+            sparsity=sparsities_of(recipe.sparsity) if structure.density() is None else None,
+            distribution=recipe.distribution,
+            structure=structure,
+            exclude=recipe.exclude,
+            seed=recipe.seed,
+            engine=engines_of(choices) if choices else recipe.engine,
+            example=example() if measures and example else None,
+            on_update=on_update,
+        )
+
+
+def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
+    """Returns the precision in which forward passes run."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16)
 
 
 @lru_cache(maxsize=1)

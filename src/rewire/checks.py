@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import torch
 from torch import nn
 
-from rewire.core.method import Keep, Method
+from rewire.core.method import Keep, Method, Proportional
 from rewire.core.score import Score
 from rewire.core.structure import Structure
+from rewire.engine.growth import reads_inactive
 from rewire.layers import SparseWeight
 from rewire.masked import Masked
 from rewire.sharding import distributed_processes, is_sharded
@@ -39,6 +40,11 @@ def check_optimizer(optimizer: torch.optim.Optimizer, weights: list[SparseWeight
             f'(after moving the model), or leave them out with exclude=["{missing[0]}"].'
         )
     for weight in weights:
+        if weight.parameter.is_meta:
+            raise TypeError(
+                f"{weight.name} is on the meta device, so it has no values that could be trained. Call "
+                'model.to_empty(device="cpu"), initialise or load the model, and make the optimizer before sparsify().'
+            )
         if is_sharded(weight.parameter):
             raise TypeError(
                 f"{weight.name} is a DTensor (FSDP2 or tensor parallelism), which is not supported yet. Use DDP."
@@ -65,16 +71,28 @@ def check_values(method: Method, structure: Structure, start: Score | Mapping[st
 
 
 def check_engine(
-    engine: str,
+    engine: str | Mapping[str, str],
     micro_batches: int,
     method: Method,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
-    storages: Iterable[Masked],
+    storages: Collection[Masked],
 ) -> None:
     """Raises ValueError or TypeError where the engine, or the way in which it is asked for, cannot work."""
-    if engine not in ("masked", "cpu"):
-        raise ValueError(f'engine={engine!r} is unknown. Use "masked" on any device, or "cpu" for speed on the CPU.')
+    words = {"": engine} if isinstance(engine, str) else engine
+    known = ("masked", "cpu", "auto") if isinstance(engine, str) else ("masked", "cpu")
+    for name, word in words.items():
+        if word not in known:
+            where = f"engine={{{name!r}: {word!r}}}" if name else f"engine={word!r}"
+            raise ValueError(
+                f'{where} is unknown. Use "masked" on any device, or "cpu" for speed on the CPU. "auto" measures '
+                "each layer and takes the faster."
+            )
+    if unknown := [] if isinstance(engine, str) else sorted(words.keys() - {storage.name for storage in storages}):
+        raise ValueError(
+            f"engine names {', '.join(unknown)}, which is no sparse layer, so it would do nothing. The sparse layers "
+            f"are {', '.join(storage.name for storage in storages)}."
+        )
     if not isinstance(micro_batches, int) or micro_batches < 1:
         raise ValueError(
             f"micro_batches={micro_batches!r} is not the number of backward passes to one optimizer step. Use 1, or as "
@@ -87,11 +105,26 @@ def check_engine(
             'engine="cpu" trains in one process, because each would grow by the gradient of its own batch. Use '
             'engine="masked" under torch.distributed.'
         )
+    if type(optimizer).__name__ in ("Muon", "Adafactor"):  # by name, for they come from other packages too
+        raise TypeError(
+            f'{type(optimizer).__name__} reads a weight by rows and columns, but engine="cpu" gives the optimizer its '
+            "active values alone, as a list. Use SGD, Adam or another optimizer that works weight by weight, or "
+            'engine="masked".'
+        )
     if method.gradient == "always" or any(storage.buffers for storage in storages):
         raise ValueError(
             f'{method.name} follows the dense gradient at every step, which engine="cpu" never has, except at updates. '
             'Use engine="masked", or a method that reads the gradient only then, such as dst_ee(steps=...).'
         )
+    largest = max(storages, key=lambda storage: storage.groups * storage.units)
+    share = method.share.score if isinstance(method.share, Proportional) else None
+    for what, score in (("drops", method.drop), ("shares the budget", share)):
+        if score is not None and reads_inactive(score, largest.layer(step=2, key=0)):
+            raise ValueError(
+                f"{method.name} {what} by {score!r}, which holds active weights against the gradient of inactive "
+                'ones, but with engine="cpu" that is gone when an update drops. Use engine="masked", or a score that '
+                "looks at active weights alone, such as Magnitude()."
+            )
     for storage in storages:
         state = optimizer.state.get(storage.parameter, {})
         if state and float(state.get("step", 1)) > 0:

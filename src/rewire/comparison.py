@@ -197,14 +197,22 @@ def _labels(recipes: Mapping[str, Recipe]) -> dict[str, str]:
     identities = {key: recipe.identity() for key, recipe in recipes.items()}
     named = ("task", "model", "method", "sparsity", "seed")  # by the name of a run
     varied = []
-    for name in next(iter(identities.values()), {}):
-        values = {str(fields[name]) for fields in identities.values() if fields[name] is not None}
+    for name in dict.fromkeys(name for fields in identities.values() for name in fields):
+        values = {str(_field(fields, name)) for fields in identities.values() if _field(fields, name) is not None}
         if len(values) > 1 and name not in named:
             varied.append(name)
     return {
-        key: " ".join([run_name(recipe), *(f"{n}={v}" for n in varied if (v := identities[key][n]) is not None)])
+        key: " ".join(
+            [run_name(recipe), *(f"{n}={v}" for n in varied if (v := _field(identities[key], n)) is not None)]
+        )
         for key, recipe in recipes.items()
     }
+
+
+def _field(identity: Mapping[str, Any], name: str) -> Any:
+    """A field of an identity, with the default of one that is left out there; None where the run does not read it."""
+    left_out = None if identity["method"] == "dense" else getattr(Recipe, name)
+    return identity.get(name, left_out)
 
 
 def _folder(runtime: Runtime, key: str) -> Path:

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from rewire import assembly
+from rewire.engine_plan import EnginePlan, plan_engine
 from rewire.outcome import LayerFigures, layer_figures, outcome
 from rewire.recipe import Recipe
 from rewire.report.tables import Table, markdown, size
@@ -29,6 +31,7 @@ class Plan:
     updates: int
     inference_flops_ratio: float
     training_flops_ratio: float
+    engine: EnginePlan | None = None
 
     @property
     def active(self) -> int:
@@ -59,8 +62,20 @@ def plan(recipe: Recipe, data: Path | None = None) -> Plan:
     method = recipe.build_method(steps)
     model = assembly.build_model(recipe, dataset)
     optimizer = assembly.build_optimizer(recipe, model)
-    sparsifier = assembly.build_sparsifier(recipe, model, optimizer, method)
+    sparsifier = assembly.build_sparsifier(
+        recipe,
+        model,
+        optimizer,
+        method,
+        example=lambda: _example(recipe, dataset, recipe.batch_size),
+    )
     masks = sparsifier.masks if sparsifier else {}
+    engine = None
+    if sparsifier and recipe.engine != "masked":
+        engine = plan_engine(
+            recipe, model, optimizer, sparsifier, _example(recipe, dataset, min(16, recipe.batch_size))
+        )
+        model = sparsifier.to_dense()
     layers, rest = layer_figures(model, dataset, masks)
     figures = outcome(recipe, model, dataset, masks, method, steps)
     return Plan(
@@ -72,6 +87,7 @@ def plan(recipe: Recipe, data: Path | None = None) -> Plan:
         method.updates(steps),
         figures["inference_flops_ratio"],
         figures["training_flops_ratio"],
+        engine,
     )
 
 
@@ -100,28 +116,51 @@ def text(plan: Plan) -> str:
     sparse_bytes = sum(map(layer_bytes, plan.layers))
     rows.append(row("sparse layers", "", plan.active, plan.total, sum(cost.values()), sparse_bytes))
     rows.append(row("whole model", "", plan.active + rest, plan.model_weights, everything, plan.bytes))
-    header = ("layer", "shape", "active of total", "sparsity", "FLOPs share", "bytes")
+    header: tuple[str, ...] = ("layer", "shape", "active of total", "sparsity", "FLOPs share", "bytes")
+    if plan.engine:
+        header, rows = (*header, *plan.engine.header), [(*row, *plan.engine.cells(row[0])) for row in rows]
+    table = markdown(Table("", header, tuple(rows)))
+    if recipe.method == "dense":
+        return "\n".join([table, "", "A dense run saves nothing; it is the baseline."])
+    saved, unsaved = plan.engine.words() if plan.engine and plan.engine.packed else (_NOTHING, _masked(plan.total))
     return "\n".join(
         [
             f"{recipe.method} on {recipe.task} with {recipe.model}: {plan.steps:,} steps, {plan.updates} topology "
             "updates",
             "",
-            markdown(Table("", header, tuple(rows))),
+            table,
             "",
+            *(plan.engine.lines() if plan.engine else ()),
             "What it will save:",
             f"  size on disk: {size(plan.bytes)} instead of {size(dense_bytes)} "
             f"({plan.bytes / dense_bytes:.1%}), fp32, plus a header of a few kB;",
             f"  FLOPs on paper: {plan.inference_flops_ratio:.1%} of the dense network's at inference, "
-            f"{plan.training_flops_ratio:.1%} in training.",
+            f"{plan.training_flops_ratio:.1%} in training{';' if saved else '.'}",
+            *saved,
             "What it will not save:",
-            "  time: inactive weights are stored zeros and dense kernels multiply them, so a training step takes a",
-            "  little longer than a dense one, and the loaded model is as fast as a dense one;",
-            "  memory: weights, gradients and optimizer state keep their dense size, plus at most 2 bytes a weight",
-            f"  for mask and visits ({size(2 * plan.total)}).",
+            *unsaved,
         ]
-        if recipe.method != "dense"
-        else [markdown(Table("", header, tuple(rows))), "", "A dense run saves nothing; it is the baseline."]
     )
+
+
+_NOTHING: tuple[str, ...] = ()
+
+
+def _masked(weights: int) -> tuple[str, ...]:
+    """What masked mode does not save."""
+    return (
+        "  time: inactive weights are stored zeros and dense kernels multiply them, so a training step takes a",
+        "  little longer than a dense one, and the loaded model is as fast as a dense one;",
+        "  memory: weights, gradients and optimizer state keep their dense size, plus at most 2 bytes a weight",
+        f"  for mask and visits ({size(2 * weights)}).",
+    )
+
+
+def _example(recipe: Recipe, dataset: Dataset, images: int) -> Tensor:
+    """Random images of the data set's shape."""
+    shape = (images, *dataset.train_images.shape[1:])
+    example = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return example.contiguous(memory_format=torch.channels_last) if recipe.channels_last else example
 
 
 def _outline(recipe: Recipe) -> Dataset:

@@ -25,7 +25,8 @@ from rewire.methods import METHODS
 class Recipe:
     """Task, model, method, structure, sparsity, optimizer, length and seed of one run.
 
-    Two runs of one recipe, on the same machine, data and number of threads, end with the same weights bit for bit.
+    Two runs of one recipe, on the same machine, data and number of threads, end with the same weights bit for bit;
+    with engine="auto", which measures, where both choose alike.
     """
 
     task: Literal["digits", "cifar10", "cifar100", "folder"] = "digits"
@@ -91,12 +92,15 @@ class Recipe:
     image_size: int = 224
     """Side of the images of the task folder, in pixels; the other tasks have their own."""
 
+    engine: Literal["masked", "cpu", "auto"] = "masked"
+    """masked computes with dense weights that hold zeros; cpu with the active weights alone, where a layer allows it;
+    auto measures both, layer by layer, before the first step, and takes the faster."""
     bf16: bool = False
-    """Forward and backward in bfloat16 autocast."""
+    """Forward and backward in bfloat16 autocast; the layers of the engine cpu compute in float32 all the same."""
     compile: bool = False
     """torch.compile the model."""
     channels_last: bool = False
-    """Images and convolutions in channels-last memory."""
+    """Images and convolutions in channels-last memory; the layers of the engine cpu have a layout of their own."""
     seed: int = 0
     """Of the split, the initial weights, the masks, the order of images and the augmentation."""
 
@@ -151,9 +155,10 @@ class Recipe:
         if self.method == "dense":
             unread |= {"distribution", "structure"}
             fields["sparsity"] = 0.0
-        excluded = fields.pop("exclude")
-        if excluded and self.method != "dense":  # left out where empty: records from before this field are the same run
-            fields["exclude"] = list(excluded)
+        excluded, engine = fields.pop("exclude"), fields.pop("engine")
+        if self.method != "dense":  # left out at their defaults: records from before these fields are the same run
+            fields |= {"exclude": list(excluded)} if excluded else {}
+            fields |= {"engine": engine} if engine != "masked" else {}
         unread.add("width" if self.model == "mlp" else "hidden")
         if self.task != "folder":
             unread.add("image_size")

@@ -36,6 +36,7 @@ from rewire.core.score import Random, Score, layer_key
 from rewire.core.structure import Structure, Unstructured
 from rewire.core.update import next_topology
 from rewire.engine import swap
+from rewire.engine.choice import Choice, settled
 from rewire.layers import Pattern, choose
 from rewire.masked import Masked
 from rewire.start import Budget, begin
@@ -80,7 +81,8 @@ def sparsify(
     include: Iterable[Pattern] = (),
     exclude: Iterable[Pattern] = (),
     seed: int = 0,
-    engine: Literal["masked", "cpu"] = "masked",
+    engine: Literal["masked", "cpu", "auto"] | Mapping[str, str] = "masked",
+    example: Any = None,
     micro_batches: int = 1,
     on_update: Callable[[Update], None] | None = None,
 ) -> Sparsifier:
@@ -97,6 +99,9 @@ def sparsify(
     engine: "masked" keeps dense weights with zeros, on any device; "cpu" holds and computes the active weights alone,
         in every Linear and Conv2d that it can run: the module's `weight` becomes a 1-D Parameter of them, in the
         optimizer too. `sparsifier.engines` says which layer has which. The model's state_dict is dense with both.
+        "auto" measures every layer with both, here and now, and takes the faster: `sparsifier.choices` has the
+        milliseconds. A mapping of weights to "masked" or "cpu" repeats a choice; what it leaves out is "cpu".
+    example: for "auto" one batch, as the model gets it in training: a tuple or a dict where it takes several arguments.
     micro_batches: backward passes to one optimizer step; only engine="cpu" must know, on the steps of updates.
 
     Initial weights are not rescaled. Raises ValueError or TypeError, before anything is changed, where the budget,
@@ -119,13 +124,28 @@ def sparsify(
     budget, topologies = begin(storages, method, structure, start, sparsity, distribution, keys)
     check_engine(engine, micro_batches, method, model, optimizer, storages.values())
     modules, engines = swap.engines(engine, model, weights)
-    # Nothing of the user's has been touched up to here.
     for name, topology in topologies.items():
         storages[name].rewire_(topology, {})
+    masks = {name: storage.active for name, storage in storages.items()}
+    modules, engines, choices = settled(engine, model, modules, engines, masks, example)
+    # Nothing of the user's has been touched up to here.
     packed = {name: swap.pack_(module, storages.pop(name), optimizer) for name, module in modules.items()}
+    if engine == "cpu" and not budget.moves:  # pruning while training begins dense
+        swap.warn_of_low_sparsity(packed.values())
     all_storages: dict[str, Storage] = {name: (packed | storages)[name] for name in keys}
     return Sparsifier(
-        model, optimizer, method, structure, all_storages, budget, dense, engines, seed, micro_batches, on_update
+        model,
+        optimizer,
+        method,
+        structure,
+        all_storages,
+        budget,
+        dense,
+        engines,
+        choices,
+        seed,
+        micro_batches,
+        on_update,
     )
 
 
@@ -133,7 +153,7 @@ class Sparsifier:
     """Keeps a model sparse: masks gradients, weights and optimizer state, and moves the topology when it is due.
 
     Made by `sparsify`. `dense` says for every other parameter why it stays dense; `engines` says for every sparse
-    weight what runs it: "cpu", or "masked" and why.
+    weight what runs it: "cpu", or "masked" and why; `choices` what engine="auto" has measured.
     """
 
     def __init__(
@@ -146,12 +166,13 @@ class Sparsifier:
         budget: Budget,
         dense: Mapping[str, str],
         engines: Mapping[str, str],
+        choices: Mapping[str, Choice],
         seed: int,
         micro_batches: int,
         on_update: Callable[[Update], None] | None,
     ) -> None:
         self.method, self.structure, self.seed = method, structure, seed
-        self.dense, self.engines = dense, engines
+        self.dense, self.engines, self.choices = dense, engines, choices
         self.updates = 0
         self._model = weakref.ref(unwrap(model))
         self._optimizer, self._on_update, self._micro_batches = optimizer, on_update, micro_batches

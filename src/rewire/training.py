@@ -1,10 +1,14 @@
-"""The one training loop: from a recipe to a record, a model file and checkpoints."""
+"""The one training loop: from a recipe to a record, a model file and checkpoints.
+
+Over 300 lines, because what a run holds, saves, repeats and reports must stay in step; data, model and engine are put
+together elsewhere.
+"""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from rewire import assembly, checkpoint
+from rewire.engines import choices_of, engine_figures, engine_lines, runs_packed
 from rewire.files import save
 from rewire.metrics.health import health_warnings
 from rewire.outcome import outcome
@@ -56,7 +61,7 @@ class Progress:
         """Called when training is over, for whatever reason."""
 
     def warn(self, line: str) -> None:
-        """Called for every layer of the trained model that is in bad health."""
+        """Called with what the user should read: on the engine at the start, on layers in bad health at the end."""
 
 
 def train(
@@ -80,17 +85,22 @@ def train(
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
     with Processes.join(runtime.device) as processes:
-        run = Run(recipe, runtime, folder, processes)
+        path, saved = folder / CHECKPOINT, None
+        if runtime.resume and path.exists():
+            saved = checkpoint.load(path, recipe.identity())
+        run = Run(recipe, runtime, folder, processes, choices=None if saved is None else saved.get("choices"))
         if processes.first:
             checkpoint.make_folder(folder)
-        if runtime.resume and run.checkpoint.exists():
-            run.load_state_dict(checkpoint.load(run.checkpoint, recipe.identity()))
+        if saved is not None:
+            run.load_state_dict(saved)
         progress.begin(run)
+        for line in engine_lines(recipe, run.sparsifier, run.choices):
+            progress.warn(line)
         try:
             run.train(progress, should_stop)
         finally:
             progress.end()
-        for line in health_warnings(run.masks, run.model):
+        for line in health_warnings(run.masks, run.dense_model):
             progress.warn(line)
         return run.finish()
 
@@ -102,9 +112,19 @@ def until(seconds: float, should_stop: Stop = lambda: None) -> Stop:
 
 
 class Run:
-    """One run in progress: what a checkpoint holds, and what it is trained with."""
+    """One run in progress: what a checkpoint holds, and what it is trained with.
 
-    def __init__(self, recipe: Recipe, runtime: Runtime, folder: Path, processes: Processes) -> None:
+    choices: what a checkpoint says that engine="auto" has chosen; they are repeated.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        runtime: Runtime,
+        folder: Path,
+        processes: Processes,
+        choices: Mapping[str, Mapping[str, Any]] | None = None,
+    ) -> None:
         self.recipe, self.runtime, self.folder, self.processes = recipe, runtime, folder, processes
         self.device, self.commit = processes.device, commit_at_start()
         self.dataset = assembly.build_dataset(recipe, runtime.data)
@@ -114,7 +134,16 @@ class Run:
         self.method = recipe.build_method(self.steps)
         self.model = assembly.build_model(recipe, self.dataset).to(self.device)
         self.optimizer = assembly.build_optimizer(recipe, self.model)
-        self.sparsifier = assembly.build_sparsifier(recipe, self.model, self.optimizer, self.method, self._on_update)
+        self.sparsifier = assembly.build_sparsifier(
+            recipe,
+            self.model,
+            self.optimizer,
+            self.method,
+            self._on_update,
+            example=lambda: next(self.batches.epoch(0))[0],
+            choices=choices,
+        )
+        self.choices = choices or choices_of(recipe, self.sparsifier)
         self._forward = self._wrapped()
         self._validation = self._batches(self.split.validation, EVALUATION_BATCH, training=False)
         self.step = 0
@@ -125,12 +154,17 @@ class Run:
 
     @property
     def checkpoint(self) -> Path:
-        return self.folder / "checkpoint.pt"
+        return self.folder / CHECKPOINT
 
     @property
     def masks(self) -> dict[str, Tensor]:
         """True where a weight is active, by parameter name; none in a dense run."""
         return self.sparsifier.masks if self.sparsifier else {}
+
+    @property
+    def dense_model(self) -> nn.Module:
+        """The model with dense weights: itself, or a copy where the engine keeps active weights alone."""
+        return self.sparsifier.to_dense() if self.sparsifier and runs_packed(self.sparsifier) else self.model
 
     @property
     def epoch(self) -> int:
@@ -178,12 +212,13 @@ class Run:
         self.processes.wait()
         test = self._batches(self.split.test, EVALUATION_BATCH, training=False)
         layers = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in masks.items()}
+        isa, engines = engine_figures(self.recipe, self.sparsifier, self.choices)
         return Record(
             recipe=self.recipe.identity(),
             commit=self.commit,
             versions=versions(),
-            hardware=hardware(self.device),
-            curves={**self.curves, "layer_sparsity": layers},
+            hardware=hardware(self.device) | isa,
+            curves={**self.curves, "layer_sparsity": layers, **engines},
             result={
                 "note": self.dataset.note,
                 "test_accuracy": self.accuracy(test),
@@ -193,7 +228,7 @@ class Run:
                 "steps": self.steps,
                 "updates": self.sparsifier.updates if self.sparsifier else 0,
                 "exploration": self.sparsifier.exploration if self.sparsifier else 1.0,
-                **outcome(self.recipe, self.model, self.dataset, masks, self.method, self.steps),
+                **outcome(self.recipe, self.dense_model, self.dataset, masks, self.method, self.steps),
             },
         )
 
@@ -221,6 +256,7 @@ class Run:
             "loss_sum": self.loss_sum,
             "curves": self.curves,
             "seconds": self.seconds,
+            **({"choices": dict(self.choices)} if self.choices else {}),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -288,7 +324,8 @@ class Run:
         return torch.compile(forward) if self.recipe.compile else forward  # type: ignore[return-value]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.bf16)
+        return assembly.autocast(self.recipe, self.device)
 
 
+CHECKPOINT = "checkpoint.pt"
 CURVES = ("update_step", "exploration", "churn", "epoch", "train_loss", "validation_accuracy")

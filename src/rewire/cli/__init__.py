@@ -7,6 +7,8 @@ import os
 import shlex
 import signal
 import sys
+import typing
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rewire.cli.flags import Compare, List, Plan, Report, Train, parsed, summary
+from rewire.recipe import Recipe
 from rewire.recipes import RECIPES
 
 if TYPE_CHECKING:
@@ -38,7 +41,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(_failure(f'"{command}" is no command of rewire. Use one of {", ".join(COMMANDS)}.'))
     kind, action = COMMANDS[command]
     try:
-        sys.exit(action(parsed(kind, command, words[1:]), words))
+        with _plain_warnings():
+            status = action(parsed(kind, command, words[1:]), words)
+        sys.exit(status)
     except KeyboardInterrupt:
         print(f"Stopped at once.{_goes_on(words)}", flush=True)
         sys.exit(INTERRUPTED)
@@ -133,7 +138,8 @@ def list_(command: List, words: Sequence[str]) -> int:
     print("methods")
     for name, method in METHODS.items():
         print(f"  {name:<19}{summary(method)}")
-    print(f"models\n  {', '.join(MODELS)}\ntasks\n  {', '.join(TASKS)}")
+    engines = ", ".join(typing.get_args(typing.get_type_hints(Recipe)["engine"]))
+    print(f"models\n  {', '.join(MODELS)}\ntasks\n  {', '.join(TASKS)}\nengines\n  {engines}")
     return 0
 
 
@@ -160,6 +166,17 @@ COMMANDS: dict[str, tuple[type, Callable[[Any, Sequence[str]], int]]] = {
     "list": (List, list_),
     "report": (Report, report),
 }
+
+
+@contextmanager
+def _plain_warnings() -> Iterator[None]:
+    """Prints a warning as its words, without the line of code that gave it."""
+    before = warnings.formatwarning
+    warnings.formatwarning = lambda message, *where, **more: f"rewire: warning: {message}\n"
+    try:
+        yield
+    finally:
+        warnings.formatwarning = before
 
 
 @contextmanager
@@ -223,11 +240,13 @@ def _train_table(records: Sequence[Record]) -> str:
     from rewire.report.tables import Table, markdown, percent, size
 
     rows = []
+    engines = any("layer_engine" in entry.curves for entry in records)
     for entry in records:
         result = entry.result
         rows.append(
             (
                 entry.recipe["method"],
+                *([_engine(entry)] if engines else []),
                 percent(result["sparsity"]),
                 f"{result['test_accuracy']:.2%}",
                 f"{result['active_weights']:,}",
@@ -236,10 +255,16 @@ def _train_table(records: Sequence[Record]) -> str:
                 f"{result['seconds']:.1f}",
             )
         )
-    header = (
-        "method", "sparsity", "test accuracy", "active weights", "size on disk", "training FLOPs", "seconds",
-    )  # fmt: skip
+    columns = ("sparsity", "test accuracy", "active weights", "size on disk", "training FLOPs", "seconds")
+    header = ("method", *(["engine"] if engines else []), *columns)
     return markdown(Table("", header, tuple(rows)))
+
+
+def _engine(entry: Record) -> str:
+    """In how many of the sparse layers the engine ran."""
+    layers = entry.curves.get("layer_engine", {})
+    packed = sum(words == "cpu" for words in layers.values())
+    return f"cpu in {packed} of {len(layers)}" if packed else "dense" if entry.recipe["method"] == "dense" else "masked"
 
 
 def _announce(line: str) -> None:

@@ -85,6 +85,8 @@ class Blocked(Tensor):
 
     def value(self) -> Value:
         """Returns the value now, after changes by way of other tensors."""
+        if not self._value.requires_grad:
+            self._check_history()
         if self._view is not None:
             base = self._view.base.value()
             if self._view.base._changes != self._base_seen:
@@ -123,6 +125,17 @@ class Blocked(Tensor):
             if flag != self.requires_grad:
                 self.requires_grad_(flag)
                 self._backward_hooks = _LOST if flag else None
+
+    def _check_history(self) -> None:
+        """Raises RuntimeError where an autograd.Function gave this out and waits for a gradient that cannot come."""
+        with torch._C.DisableTorchFunctionSubclass():
+            lost = self.grad_fn is not None
+        if lost:
+            raise RuntimeError(
+                "An autograd.Function, such as that of a reentrant checkpoint, gave out an activation in rewire's "
+                "blocked layout, whose gradient would be lost. Have it give an ordinary tensor, y.contiguous(), or "
+                "say checkpoint(..., use_reentrant=False)."
+            )
 
     def _take(self, value: Value) -> None:
         self._value = value

@@ -12,6 +12,7 @@ clips or unscales them.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -28,6 +29,31 @@ from rewire.storage import Due
 def by_gradient(score: Score | None) -> bool:
     """Returns whether a score reads the dense gradient of a due step."""
     return score is not None and any(need.gradient == "due" for need in score.needs)
+
+
+def reads_inactive(score: Score, layer: Layer) -> bool:
+    """Returns whether what a score says of active units depends on the gradient of inactive ones.
+
+    That is gone when an update drops. It is tried out on a layer with every other unit active.
+    """
+    if not by_gradient(score):
+        return False
+    active = torch.arange(layer.active.numel()).reshape(layer.active.shape) % 2 == 0
+    gradient = torch.randn(layer.weight.shape, generator=torch.Generator().manual_seed(0))
+    weight, visits = layer.weight * active.unsqueeze(-1), active.to(layer.visits.dtype)
+    example = dataclasses.replace(layer, weight=weight, active=active, visits=visits, step=max(layer.step, 2))
+    whole, alone = (
+        of_units(score, dataclasses.replace(example, grad=seen))[active]
+        for seen in (gradient, gradient * active.unsqueeze(-1))
+    )
+    return not torch.equal(whole, alone)
+
+
+def follows_scale(score: Score, layer: Layer, factor: float) -> bool:
+    """Returns whether a gradient `factor` times as large makes a score as much larger, so that it ranks alike."""
+    active, gradient = layer.active, layer.dense_grad()
+    scaled = of_units(score, dataclasses.replace(layer, grad=gradient * factor))[active]
+    return torch.allclose(scaled, of_units(score, layer)[active] * factor, rtol=1e-3, atol=0.0)
 
 
 def room(due: Due, layer: Layer) -> Int[Tensor, "groups"]:
@@ -49,6 +75,7 @@ class Growth:
     """The dense gradient of one layer at one due step: summed over its backward passes, then reduced.
 
     due: the step it is of, None before the first. finite: whether all of it was. passes: backward passes that ended.
+    largest: place and value of the largest gradient of an active weight, as the backward passes gave it.
     """
 
     def __init__(self) -> None:
@@ -59,6 +86,7 @@ class Growth:
         self.due, self.finite, self.passes = due, True, 0
         self.total: Tensor | None = None  # of the passes that have come to their end
         self.error: FloatingPointError | None = None
+        self.largest: tuple[int, float] | None = None
         self._pass: Tensor | None = None  # of the one that is running
         self._task = -1
         self._places: Tensor | None = None
@@ -79,6 +107,21 @@ class Growth:
     def decided(self) -> bool:
         """Whether a gradient was reduced, or could not be."""
         return self._places is not None or self.error is not None
+
+    def see_(self, gradient: Float[Tensor, "active"]) -> None:
+        """Takes in the gradient of the active weights after a pass."""
+        place = int(gradient.abs().argmax())
+        self.largest = place, float(gradient[place])
+
+    def divided_by(self, gradient: Float[Tensor, "active"]) -> float:
+        """Returns by which power of two above 1 the gradient of the active weights was divided since then, else 1.
+
+        Clipping divides as well, but never by exactly such a number.
+        """
+        place, before = self.largest or (0, 0.0)
+        now = float(gradient[place])
+        ratio = before / now if now else 1.0
+        return ratio if ratio > 1 and math.frexp(ratio)[0] == 0.5 else 1.0
 
     def abandon_(self) -> None:
         """Frees what a pass has shown that never reached `.grad`."""

@@ -7,7 +7,7 @@ training run it does not exist: its state_dict, its deep copies and its pickles 
 from __future__ import annotations
 
 import copyreg
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -22,6 +22,8 @@ from rewire.engine.pending import Product
 from rewire.engine.stream import Geometry
 
 LANES = 16  # of the blocked layout
+
+_is_tracking: Callable[[Tensor], bool] = torch._C._functorch.is_gradtrackingtensor  # inside torch.func.grad, vjp, ...
 
 
 class PackedModule(nn.Module):
@@ -71,6 +73,17 @@ class PackedModule(nn.Module):
                 f"{name} was moved to {self.weight.dtype} on {self.weight.device} after sparsify(engine='cpu'), whose "
                 'kernels compute in float32 on the CPU. Move it back with model.to("cpu", torch.float32), or go on '
                 "with the dense model of sparsifier.to_dense()."
+            )
+        if "weight" not in self._parameters:
+            raise TypeError(
+                f"{name} was reparametrized after sparsify(engine='cpu'), as weight_norm or torch's pruning do it, but "
+                "the layer holds its active values alone, no matrix that could be normed or masked. Do it before "
+                'sparsify(), which then says what runs the layer, or say engine="masked".'
+            )
+        if not torch.compiler.is_compiling() and (_is_tracking(x) or _is_tracking(self.weight)):
+            raise TypeError(
+                f"torch.func differentiates through {name}, which engine='cpu' cannot do. Use loss.backward() or "
+                "torch.autograd.grad(), or the dense model of sparsifier.to_dense()."
             )
         if self.weight.shape != self.packed.index.shape:
             raise ValueError(

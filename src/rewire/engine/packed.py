@@ -19,9 +19,9 @@ from torch import Tensor, nn
 
 from rewire.core.bits import pack_bits, unpack_bits
 from rewire.core.method import Method
-from rewire.core.score import Layer
+from rewire.core.score import Layer, Score
 from rewire.engine import ops
-from rewire.engine.growth import Growth, by_gradient
+from rewire.engine.growth import Growth, by_gradient, follows_scale
 from rewire.engine.places import Move, places, resize_
 from rewire.engine.stream import Geometry
 from rewire.engine.streams import Streams
@@ -162,6 +162,8 @@ class Packed(Storage):
         self._version = -1 if gradient is None else gradient._version
         if not growth.end_pass_() or self._due is None:
             return
+        if gradient is not None:
+            growth.see_(gradient.detach())
         expected = self._due.micro_batches
         if growth.passes > expected:
             raise RuntimeError(
@@ -192,6 +194,7 @@ class Packed(Storage):
             return None
         self._reduce_()
         if self._growth.due is not None and self._growth.due.step == step and self._growth.decided:
+            self._check_scale(method.grow, step)
             return self._growth.scores(self.groups, self.units)
         if self.parameter.grad is not None and bool(self.parameter.grad.any()):
             raise RuntimeError(
@@ -200,6 +203,21 @@ class Packed(Storage):
                 'between. Call loss.backward() after that, or say sparsify(..., engine="masked").'
             )
         return None  # no use of the layer had a gradient, so all are 0
+
+    def _check_scale(self, score: Score | None, step: int) -> None:
+        """Raises RuntimeError where growth was scored by gradients of another scale than that of the step."""
+        gradient = self.parameter.grad
+        if score is None or gradient is None:
+            return
+        factor = self._growth.divided_by(gradient.detach())
+        if factor > 1 and not follows_scale(score, self.layer(step, key=0), factor):
+            raise RuntimeError(
+                f"The gradient of {self.name} was divided by {factor:g} between the backward pass and the update of "
+                f'step {step}, as torch.amp.GradScaler does, but engine="cpu" scores growth in the backward pass, and '
+                f"{score!r} ranks otherwise where the scale is another. Leave GradScaler out, for the engine computes "
+                "in float32, or divide the loss instead; or use a score that follows the scale, as "
+                'dst_ee(scale="layer").'
+            )
 
     # ---- around a step
 

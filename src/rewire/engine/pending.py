@@ -9,6 +9,7 @@ have been computed when it was made: with or without gradients, and once only in
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -90,6 +91,8 @@ class Product:
 class Norm:
     """One call of a batch norm: input, parameters and statistics, as they were when it was called."""
 
+    _counted = True  # until all is known
+
     def __init__(
         self,
         x: Tensor,
@@ -118,12 +121,23 @@ class Norm:
             assert self.running is not None
             return batch_norm_eval(self.x, *self.running, self.gamma, self.beta, residual, self.rows, relu, self.eps)
         y, mean, _, variance = batch_norm_train(self.x, self.gamma, self.beta, residual, self.rows, relu, self.eps)
+        self._count(mean, variance)
+        return y
+
+    def _count(self, mean: Tensor, variance: Tensor) -> None:
+        """Takes the batch into the running statistics, once."""
         if self.running is not None and not self._counted:
             self._counted = True
             with torch.no_grad():
                 for running, found in zip(self.running, (mean, variance), strict=True):
                     running.lerp_(found, self.momentum)
-        return y
+
+    def __del__(self) -> None:
+        # torch counts a batch whose result nobody reads as well.
+        if not self._counted and self.training and self.running is not None and not sys.is_finalizing():
+            with recording(False):
+                _, mean, _, variance = batch_norm_train(self.x, None, None, None, self.rows, False, self.eps)
+                self._count(mean, variance)
 
 
 class Pending:

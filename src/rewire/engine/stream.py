@@ -7,6 +7,7 @@ a topology first meets an input of a shape, and kept until the topology changes.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -48,7 +49,7 @@ class Stream:
 
     layer: what the kernels call a layer, see kernels/rewire.h. forward and backward: (pointers, offsets, order), where
     entries [pointers[k], pointers[k + 1]) belong to one block of channels and one output, offsets are places in the
-    scratch and order says which active weight an entry is.
+    scratch and order says which active weight an entry is. What lies past the last pointer is never read.
     """
 
     geometry: Geometry
@@ -57,14 +58,28 @@ class Stream:
     backward: tuple[Tensor, Tensor, Tensor]
 
     @classmethod
-    def build(cls, geometry: Geometry, index: Int32[Tensor, "count"], height: int, width: int, blocks: int) -> Stream:
-        """Returns the stream of the active weights at ascending flat places `index` of the dense weight."""
+    def build(
+        cls,
+        geometry: Geometry,
+        index: Int32[Tensor, "count"],
+        height: int,
+        width: int,
+        blocks: int,
+        spare: bool = False,
+    ) -> Stream:
+        """Returns the stream of the active weights at ascending flat places `index` of the dense weight.
+
+        spare: with room for any topology of as many weights, so that `take_` always finds it. On maps of at most 2x2
+        the kernels list a weight once for every place that it meets, and at the rim it meets fewer.
+        """
         sides = (height, width, blocks, len(index))
         layer = (geometry.out, geometry.in_, *geometry.kernel, geometry.stride, *geometry.padding, *sides)
         described, sizes = torch.tensor(layer), torch.empty(4, dtype=torch.int64)
         library, index = kernels(), index.contiguous()
         library.rw_stream_sizes(described.data_ptr(), index.data_ptr(), sizes.data_ptr())
         entries, pointers, entries_back, pointers_back = sizes.tolist()
+        if spare and geometry.kernel != (1, 1) and height * width <= 4:
+            entries = entries_back = len(index) * math.prod(geometry.out_size(height, width))
         forward = _indices(pointers, entries)
         backward = _indices(pointers_back, entries_back)
         library.rw_stream_build(

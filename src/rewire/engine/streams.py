@@ -40,7 +40,9 @@ class Streams:
     def compiled(self, height: int, width: int, blocks: int, sizes: int) -> Stream:
         """Returns the same to a compiler, whose graph holds its tensors for as long as `sizes` is the same."""
         shape = height, width, blocks
-        return self._compiled.setdefault(shape, self._compiled.get(shape) or self._build(*shape))
+        if shape not in self._compiled:
+            self._compiled[shape] = self._build(*shape, spare=True)
+        return self._compiled[shape]
 
     # What torch.compiler.assume_constant_result sets: a compiler that traces calls it and takes the result as it is.
     compiled._dynamo_marked_constant = True  # type: ignore[attr-defined]
@@ -49,10 +51,10 @@ class Streams:
         """Follows the topology. What a compiler holds is renewed in the same tensors where their sizes are the same."""
         same, self.index = index.numel() == self.index.numel(), index
         self.kept.clear()
-        same = same and all(stream.take_(self._build(*shape)) for shape, stream in self._compiled.items())
+        same = same and all(stream.take_(self._build(*shape, spare=True)) for shape, stream in self._compiled.items())
         if not same:
             self._compiled.clear()
             self.sizes += 1
 
-    def _build(self, height: int, width: int, blocks: int) -> Stream:
-        return Stream.build(self.geometry, self.index, height, width, blocks)
+    def _build(self, height: int, width: int, blocks: int, spare: bool = False) -> Stream:
+        return Stream.build(self.geometry, self.index, height, width, blocks, spare)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import torch
@@ -16,6 +16,8 @@ from rewire.engine.packed import Packed
 from rewire.engine.stream import Geometry
 from rewire.layers import SparseWeight
 from rewire.masked import Masked
+
+PAYS = 0.5  # sparsity; from where the engine wins depends on the layer and the machine
 
 
 def engines(
@@ -38,7 +40,7 @@ def engines(
             stacklevel=3,
         )
     elif library.load() is None:  # which says so
-        modules, reasons = {}, {name: "no kernels" for name in modules} | reasons
+        modules, reasons = {}, dict.fromkeys(modules, "no kernels") | reasons
     return modules, {w.name: "cpu" if w.name in modules else f"masked: {reasons[w.name]}" for w in weights}
 
 
@@ -92,6 +94,18 @@ def pack_(module: nn.Module, masked: Masked, optimizer: torch.optim.Optimizer) -
     module.weight = packed.parameter
     replace_(optimizer, masked.parameter, packed.parameter, packed.pick)
     return packed
+
+
+def warn_of_low_sparsity(packed: Collection[Packed]) -> None:
+    """Warns of layers that are so dense, taken together, that the engine makes them slower."""
+    active, weights = sum(storage.count() for storage in packed), sum(storage.numel for storage in packed)
+    if active > (1 - PAYS) * weights:
+        warnings.warn(
+            f'The layers of engine="cpu" have sparsity {1 - active / weights:.2f} together, which does not pay: below '
+            f'about {PAYS} dense layers are as fast or faster. Raise the sparsity, or say engine="auto", which '
+            "measures each layer and takes what is faster.",
+            stacklevel=3,
+        )
 
 
 def unpack_(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -5,8 +5,9 @@ A page marks the place of a table, and everything up to the end mark is replaced
     <!-- table: accuracy digits mlp -->
     <!-- end of table -->
 
-The words are the kind (accuracy, results or differences), the task and the model. The rows of a benchmark come from
-its CSV files, and its mark names the columns to show:
+The words are the kind (accuracy, results or differences), the task and the model. Tables of the CPU engine come from
+the CSV files of its benchmarks: `engine <network> <budget>`, "all" for every one, and `linear <size> <layer or step>`.
+The rows of any other benchmark come from its CSV files whole, and its mark names the columns to show:
 
     <!-- benchmark: masked-step model compile ratio -->
     <!-- end of table -->
@@ -18,6 +19,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rewire.record import Record
+from rewire.report import speed
 from rewire.report.sections import Section, sections
 from rewire.report.tables import Table, accuracies, differences, markdown, results
 
@@ -26,6 +28,7 @@ KINDS: dict[str, Callable[[Section], Table | None]] = {
     "results": results,
     "differences": differences,
 }
+MEASURED: dict[str, Callable[[str, str, Path], Table | None]] = {"engine": speed.networks, "linear": speed.linear}
 END = "<!-- end of table -->"
 PLACE = re.compile(rf"<!-- table: (\w+) (\w+) (\w+) -->\n.*?{END}", re.DOTALL)
 BENCHMARK = re.compile(rf"<!-- benchmark: ([\w-]+) ([\w ]+) -->\n.*?{END}", re.DOTALL)
@@ -35,28 +38,33 @@ def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("bench
     """Returns the page with every marked table made anew, each with its caption below it.
 
     benchmarks: folder of the benchmarks' CSV files. Raises ValueError where a mark asks for an unknown kind of table,
-    or for runs or benchmarks that are not there.
+    or for runs or benchmarks that are not there; but the engine's may still have to be measured.
     """
     by_place = {(section.task, section.model): section for section in sections(records)}
 
     def made(match: re.Match[str]) -> str:
         kind, task, model = match.groups()
+        if kind in MEASURED:
+            return _written(match, MEASURED[kind](task, model, benchmarks), "No figures yet.")
         if kind not in KINDS:
-            raise ValueError(f'"<!-- table: {kind} ..." is unknown. Use one of {", ".join(KINDS)}.')
+            raise ValueError(f'"<!-- table: {kind} ..." is unknown. Use one of {", ".join(KINDS | MEASURED)}.')
         if (task, model) not in by_place:
             known = ", ".join(" ".join(place) for place in by_place) or "none"
             raise ValueError(
                 f'The page wants a table of "{task} {model}", but the records hold {known}. Name more files.'
             )
-        table = KINDS[kind](by_place[task, model])
-        body = f"{markdown(table)}\n\n{table.caption}\n" if table else "No runs to compare yet.\n"
-        return f"<!-- table: {kind} {task} {model} -->\n{body}{END}"
+        return _written(match, KINDS[kind](by_place[task, model]), "No runs to compare yet.")
 
     def measured(match: re.Match[str]) -> str:
-        table = _benchmark(match[1], match[2].split(), benchmarks)
-        return f"<!-- benchmark: {match[1]} {match[2]} -->\n{markdown(table)}\n\n{table.caption}\n{END}"
+        return _written(match, _benchmark(match[1], match[2].split(), benchmarks), "")
 
     return BENCHMARK.sub(measured, PLACE.sub(made, page))
+
+
+def _written(match: re.Match[str], table: Table | None, otherwise: str) -> str:
+    """Returns the marks with the table between them, or with what is said where there is none."""
+    body = f"{markdown(table)}\n\n{table.caption}" if table else otherwise
+    return f"{match[0].splitlines()[0]}\n{body}\n{END}"
 
 
 def _benchmark(name: str, columns: Sequence[str], folder: Path) -> Table:

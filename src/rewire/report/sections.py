@@ -219,9 +219,10 @@ def _defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _explicit(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """The recipe with a setting that was left to the method, None, replaced by the method's default."""
+    """The recipe with what it leaves unsaid: settings left to the method, None, at its defaults, and the engine."""
     left = {name: value for name, value in _defaults(recipe).items() if recipe.get(name) is None}
-    return {**recipe, **{name: value for name, value in left.items() if name in recipe}}
+    engine = {} if recipe["method"] == "dense" else {"engine": recipe.get("engine", "masked")}
+    return {**recipe, **{name: value for name, value in left.items() if name in recipe}, **engine}
 
 
 def _settings_off_default(group: Group) -> int:
