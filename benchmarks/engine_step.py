@@ -100,7 +100,7 @@ def check(engine: Training) -> float:
     As the norm of the difference over the norm, of all parameters together. Raises where loss or gradients disagree.
     """
     assert engine.sparsifier is not None
-    # Not channels_last: there torch's batch norm is 20 times less exact than either.
+    # Not channels_last: there torch's batch norm is less exact than either.
     dense, masks = engine.sparsifier.to_dense().to(memory_format=torch.contiguous_format), engine.sparsifier.masks
     loss = F.cross_entropy(dense(engine.images.contiguous()), engine.labels)
     loss.backward()

@@ -28,7 +28,7 @@ def blocks_of(rows: int) -> int:
 
 
 def threads(x: Tensor) -> int:
-    """Returns how many threads to use: waking a second one costs as much as passing over 100 KB."""
+    """Returns how many threads to use: one for a small tensor, which it passes over before a second one is awake."""
     return torch.get_num_threads() if x.numel() > 32768 else 1
 
 

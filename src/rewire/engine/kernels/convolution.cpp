@@ -245,13 +245,15 @@ using AddDots = void (*)(const Pass&, const float*, const Entries&, int64_t, int
 
 // The kernels know the width of a plane at compile time where the layer is a common one, so that every address is one
 // register and a constant: kernel 1, kernel 3, kernel 3 with stride 2. Others read it (0).
-AddRound add_round_of(const Pass& pass) {
-#define REWIRE_CASE(h, w)                                                              \
-  if (pass.tile_h == h && pass.tile_w == w) {                                          \
-    if (h == 1 || pass.plane_w == w) return add_round<h, w, w>;                        \
-    if (pass.plane_w == w + 1) return add_round<h, w, w + 1>;                          \
-    return pass.plane_w == w + 2 ? add_round<h, w, w + 2> : add_round<h, w, 0>;        \
+#define REWIRE_BY_WIDTH(kernel, h, w)                                             \
+  if (pass.tile_h == h && pass.tile_w == w) {                                     \
+    if (h == 1 || pass.plane_w == w) return kernel<h, w, w>;                      \
+    if (pass.plane_w == w + 1) return kernel<h, w, w + 1>;                        \
+    return pass.plane_w == w + 2 ? kernel<h, w, w + 2> : kernel<h, w, 0>;         \
   }
+
+AddRound add_round_of(const Pass& pass) {
+#define REWIRE_CASE(h, w) REWIRE_BY_WIDTH(add_round, h, w)
   REWIRE_TILES_NARROW(REWIRE_CASE)
   REWIRE_TILES_WIDE(REWIRE_CASE)
 #undef REWIRE_CASE
@@ -259,12 +261,7 @@ AddRound add_round_of(const Pass& pass) {
 }
 
 AddDots add_dots_of(const Pass& pass) {
-#define REWIRE_CASE(h, w)                                                              \
-  if (pass.tile_h == h && pass.tile_w == w) {                                          \
-    if (h == 1 || pass.plane_w == w) return add_dots<h, w, w>;                         \
-    if (pass.plane_w == w + 1) return add_dots<h, w, w + 1>;                           \
-    return pass.plane_w == w + 2 ? add_dots<h, w, w + 2> : add_dots<h, w, 0>;          \
-  }
+#define REWIRE_CASE(h, w) REWIRE_BY_WIDTH(add_dots, h, w)
   REWIRE_TILES_NARROW(REWIRE_CASE)
   REWIRE_TILES_WIDE(REWIRE_CASE)
 #undef REWIRE_CASE
