@@ -32,6 +32,7 @@ from torch import Tensor, nn
 import rewire
 from rewire.engine.library import isa, kernels
 
+TURN_S = 0.05  # seconds of calls of one contender before it is the next one's turn
 ERROR = 1e-5  # most that a result may be off, as the norm of the difference over the norm
 
 
@@ -218,7 +219,8 @@ def measured(arguments: argparse.Namespace) -> dict[str, Any]:
         check(name, layers[name], layers["dense"], x, dy)
     calls = {f"{name}_ms": lambda layer=layer: layer.train(x, dy) for name, layer in layers.items()}
     calls |= {f"{name}_step_ms": lambda layer=layer: layer.step(x, dy) for name, layer in layers.items()}
-    ms = {name: median_ms(s) for name, s in interleaved(calls, arguments.rounds, 5, clock(arguments.threads)).items()}
+    seconds = interleaved(calls, arguments.rounds, 5, clock(arguments.threads), TURN_S)
+    ms = {name: median_ms(s) for name, s in seconds.items()}
     return {
         "size": f"{outputs}x{inputs}",
         "batch": arguments.batch,

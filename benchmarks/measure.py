@@ -53,15 +53,27 @@ def interleaved(
     rounds: int,
     warmup: int,
     now: Callable[[], float] = time.perf_counter,
+    turn_s: float = 0,
 ) -> dict[str, list[float]]:
-    """Returns seconds of every call by contender, in rounds A B A B, after `warmup` rounds that are not counted."""
+    """Returns seconds of a call by contender, in rounds A B A B, after `warmup` rounds that are not counted.
+
+    turn_s: with it a turn is as many calls, the same number for all, as the slowest contender makes in about so many
+    seconds, and their mean counts. In training a step follows its like; a single short call after another contender's
+    finds the caches full of that one's data, and measures how they are filled.
+    """
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
+    calls = 1
     for turn in range(warmup + rounds):
+        took = []
         for name, call in contenders.items():
             start = now()
-            call()
+            for _ in range(calls):
+                call()
+            took.append((now() - start) / calls)
             if turn >= warmup:
-                seconds[name].append(now() - start)
+                seconds[name].append(took[-1])
+        if turn < warmup:
+            calls = max(1, round(turn_s / max(took)))
     return seconds
 
 

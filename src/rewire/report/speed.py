@@ -13,7 +13,7 @@ from pathlib import Path
 
 from rewire.report.tables import NOTHING, Table, percent
 
-MODELS = {"vgg19": "VGG-19", "resnet50": "ResNet-50", "mlp": "MLP"}
+MODELS = {"vgg19": "VGG-19", "vgg19-drop-in": "VGG-19, drop-in layers", "resnet50": "ResNet-50", "mlp": "MLP"}
 BUDGETS = ("uniform", "erk")
 CONTENDERS = {"dense": "dense", "packed": "oneDNN", "engine": "rewire", "csr": "torch CSR", "sparselab": "SparseLab"}
 NAME = re.compile(r"(.+)-torch([\d.]+)\.csv")  # of a file, after the name of the benchmark

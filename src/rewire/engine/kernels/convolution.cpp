@@ -99,6 +99,45 @@ void pack(const Pass& pass, const Tile& tile, const float* x, const float* y, in
   }
 }
 
+// Whether the input of a pass lies in memory rather than in the second-level cache, so that it pays to fetch it ahead.
+inline bool far_away(const Pass& pass) {
+  return pass.images * pass.input.channels * pass.input.height * pass.input.width * GROUP * 4 > (1 << 20);
+}
+
+// What the next copy into the scratch will read. It is fetched into the second-level cache while the kernels compute from
+// this one, some channels with every output; the copy alone would wait for memory at every channel.
+class Ahead {
+ public:
+  Ahead() = default;  // nothing
+  Ahead(const Pass& pass, const Tile& tile, int64_t round, const float* x, const float* y, int64_t outputs)
+      : outputs_(outputs), channel_(round * pass.block), last_(std::min(channel_ + pass.block, pass.input.channels)),
+        channels_(last_ - channel_), y_(y ? y - x : 0) {
+    const Plane& in = pass.input;
+    const int64_t top = tile.y * pass.step - pass.top, left = tile.x * pass.step - pass.left;
+    const int64_t first_row = std::max<int64_t>(0, top), first_column = std::max<int64_t>(0, left);
+    rows_ = std::min(in.height, top + (pass.tile_h - 1) * pass.step + pass.kernel_h) - first_row;
+    columns_ = std::min(in.width, left + (pass.tile_w - 1) * pass.step + pass.kernel_w) - first_column;
+    start_ = x + (in.start + tile.image * in.stride_n + first_row * in.stride_y + first_column * in.stride_x) * GROUP;
+    channel_stride_ = in.stride_c * GROUP, row_ = in.stride_y * GROUP, column_ = in.stride_x * GROUP;
+  }
+
+  void output() {  // to be called with every output
+    for (due_ += channels_; due_ >= outputs_; due_ -= outputs_) {
+      const float* from = start_ + channel_++ * channel_stride_;
+      for (int64_t row = 0; row < rows_; ++row)
+        for (int64_t column = 0; column < columns_; ++column) {
+          fetch(from + row * row_ + column * column_);
+          if (y_) fetch(from + row * row_ + column * column_ + y_);
+        }
+    }
+  }
+
+ private:
+  int64_t outputs_ = 1, channel_ = 0, last_ = 0, channels_ = 0, y_ = 0, due_ = 0, rows_ = 0, columns_ = 0;
+  int64_t channel_stride_ = 0, row_ = 0, column_ = 0;
+  const float* start_ = nullptr;
+};
+
 // Where the places of a tile lie; strides in floats.
 struct Places {
   float* start;
@@ -124,22 +163,36 @@ struct Entries {
 // others, plus the round. With `past` the results go past the caches, which would only read and lose them again.
 template <int TH, int TW, int WIDE>
 void add_round(const Pass& pass, const float* scratch, const Entries& entries, const float* values, const float* bias,
-               int64_t begin, int64_t end, int64_t round, const Places& from, const Places& to, bool past, bool relu) {
+               int64_t begin, int64_t end, int64_t round, const Places& from, const Places& to, bool past, bool relu,
+               Ahead& ahead) {
   const int64_t row = (WIDE ? WIDE : pass.plane_w) * GROUP;
   const int32_t* pointers = entries.pointers + round * pass.output.channels;
   for (int64_t o = begin; o < end; ++o) {
+    ahead.output();
     const int32_t first = pointers[o], last = pointers[o + 1];
     if (round > 0 && first == last && from.start == to.start && !relu) continue;
     for (int part = 0; part < PARTS; ++part) {
-      Vector sums[TH][TW] = {};
+      // Half of the entries have sums of their own, every other one where there are registers for both: two short sums
+      // round less than a long one.
+      constexpr bool two = 2 * TH * TW + 4 <= REGISTERS;
+      Vector sums[TH][TW] = {}, others[TH][TW] = {};
       const float* base = scratch + part * LANES;
-      for (int32_t k = first; k < last; ++k) {
+      auto add = [&](int32_t k, Vector (&to)[TH][TW]) {
         const float* tap = base + entries.offsets[k] * GROUP;
         const Vector value = broadcast(values[k]);
         for (int y = 0; y < TH; ++y)
-          for (int x = 0; x < TW; ++x) sums[y][x] += value * load(tap + y * row + x * GROUP);
+          for (int x = 0; x < TW; ++x) to[y][x] += value * load(tap + y * row + x * GROUP);
+      };
+      int32_t k = first;
+      if (two) {
+        for (; k + 2 <= last; k += 2) add(k, sums), add(k + 1, others);
+      } else {
+        for (const int32_t half = first + (last - first) / 2; k < half; ++k) add(k, others);
       }
-      // The sum of a round joins those before it, instead of going on from them: two short sums round less than a long one.
+      for (; k < last; ++k) add(k, sums);
+      for (int y = 0; y < TH; ++y)
+        for (int x = 0; x < TW; ++x) sums[y][x] += others[y][x];
+      // The sum of a round joins those before it, instead of going on from them, for the same reason.
       if (round == 0) {
         const Vector start = broadcast(bias ? bias[o / pass.per_bias] : 0.0f);
         for (int y = 0; y < TH; ++y)
@@ -192,17 +245,27 @@ inline void add_lanes(const Vector (&v)[4], float* to) {
 }
 #endif
 
+constexpr int64_t SOON = 4;  // outputs from this one, the gradients of one are fetched
+
 // Adds to the gradients of the entries of outputs [begin, end) what one tile and one round of channels give.
 template <int TH, int TW, int WIDE>
 void add_dots(const Pass& pass, const float* scratch, const Entries& entries, int64_t begin, int64_t end, int64_t round,
-              const Places& from, const Places& through, float* grad) {
+              const Places& from, const Places& through, float* grad, bool far, Ahead& ahead) {
   const int64_t row = (WIDE ? WIDE : pass.plane_w) * GROUP;
   const int32_t* pointers = entries.pointers + round * pass.output.channels;
   for (int64_t o = begin; o < end; ++o) {
+    ahead.output();
     const int32_t first = pointers[o], last = pointers[o + 1];
-    if (first == last) continue;
     const float* out = from.start + o * from.channel;
     const float* seen = through.start ? through.start + o * through.channel : nullptr;
+    if (far && round == 0 && o + SOON < end) {
+      for (int y = 0; y < TH; ++y)
+        for (int x = 0; x < TW; ++x) {
+          fetch(out + SOON * from.channel + y * from.row + x * from.column);
+          if (seen) fetch(seen + SOON * through.channel + y * through.row + x * through.column);
+        }
+    }
+    if (first == last) continue;
     for (int part = 0; part < PARTS; ++part) {
       Vector dy[TH][TW];
       for (int y = 0; y < TH; ++y)
@@ -239,9 +302,9 @@ void add_dots(const Pass& pass, const float* scratch, const Entries& entries, in
 }
 
 using AddRound = void (*)(const Pass&, const float*, const Entries&, const float*, const float*, int64_t, int64_t,
-                          int64_t, const Places&, const Places&, bool, bool);
+                          int64_t, const Places&, const Places&, bool, bool, Ahead&);
 using AddDots = void (*)(const Pass&, const float*, const Entries&, int64_t, int64_t, int64_t, const Places&, const Places&,
-                         float*);
+                         float*, bool, Ahead&);
 
 // The kernels know the width of a plane at compile time where the layer is a common one, so that every address is one
 // register and a constant: kernel 1, kernel 3, kernel 3 with stride 2. Others read it (0).
@@ -254,16 +317,14 @@ using AddDots = void (*)(const Pass&, const float*, const Entries&, int64_t, int
 
 AddRound add_round_of(const Pass& pass) {
 #define REWIRE_CASE(h, w) REWIRE_BY_WIDTH(add_round, h, w)
-  REWIRE_TILES_NARROW(REWIRE_CASE)
-  REWIRE_TILES_WIDE(REWIRE_CASE)
+  REWIRE_TILES(REWIRE_CASE)
 #undef REWIRE_CASE
   return nullptr;
 }
 
 AddDots add_dots_of(const Pass& pass) {
 #define REWIRE_CASE(h, w) REWIRE_BY_WIDTH(add_dots, h, w)
-  REWIRE_TILES_NARROW(REWIRE_CASE)
-  REWIRE_TILES_WIDE(REWIRE_CASE)
+  REWIRE_TILES(REWIRE_CASE)
 #undef REWIRE_CASE
   return nullptr;
 }
@@ -305,12 +366,14 @@ void run_pass(const Pass& pass, const float* x, const float* through, const Entr
   const Split split(pass, threads);
   const bool empty = entries.pointers[0] == entries.pointers[pass.pointers() - 1];
   const int64_t rounds = empty ? 1 : pass.rounds();
+  const bool far = !empty && far_away(pass);
   const bool past = worth_past(y, pass.units() * pass.tile_h * pass.tile_w * pass.output.channels * GROUP);
   parallel(threads, [&](int thread, int count) {
     float* const scratch = room(SCRATCH, pass.block * pass.groups() * GROUP);
     float* const spill = room(SPILL, pass.output.channels * pass.tile_h * pass.tile_w * GROUP);
     const Places between = whole_tile(pass, spill);  // rounds
-    for (int64_t w = share(split.work(), thread, count); w < share(split.work(), thread + 1, count); ++w) {
+    const int64_t until = share(split.work(), thread + 1, count);
+    for (int64_t w = share(split.work(), thread, count); w < until; ++w) {
       const Tile tile(pass, w / split.parts);
       const int64_t begin = share(pass.output.channels, w % split.parts, split.parts);
       const int64_t end = share(pass.output.channels, w % split.parts + 1, split.parts);
@@ -321,8 +384,11 @@ void run_pass(const Pass& pass, const float* x, const float* through, const Entr
         const bool done = whole && round + 1 == rounds;
         if (!empty) pack(pass, tile, x, through, channel, std::min(channel + pass.block, pass.input.channels), scratch);
         const bool last = round + 1 == rounds;
+        Ahead ahead;
+        if (far && !last) ahead = Ahead(pass, tile, round + 1, x, through, end - begin);
+        if (far && last && w + 1 < until) ahead = Ahead(pass, Tile(pass, (w + 1) / split.parts), 0, x, through, end - begin);
         add(pass, scratch, entries, values, bias, begin, end, round, between, done ? map : between, done && past,
-            last && relu);
+            last && relu, ahead);
       }
       if (!whole) {
         each_place(pass, tile, begin, end, map, between, [](bool there, float* in_map, const float* of_tile) {
@@ -372,6 +438,7 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
   const int64_t entries = pointers[pass.pointers() - 1];
   if (pass.units() == 0 || entries == 0) return;
   const AddDots add = add_dots_of(pass);
+  const bool far = far_away(pass);
   const Split split(pass, threads);
   // Split by outputs, no two threads meet at an entry and one array of sums is enough; split by tiles, each has its own.
   const bool own = threads > 1 && split.parts == 1;
@@ -402,7 +469,11 @@ void rw_grad_values(const int64_t* layer, const float* x, const float* dy, const
       for (int64_t round = 0; round < pass.rounds(); ++round) {
         const int64_t channel = round * pass.block;
         pack(pass, tile, x, nullptr, channel, std::min(channel + pass.block, pass.input.channels), scratch);
-        add(pass, scratch, {pointers, offsets}, begin, end, round, at, through, mine);
+        Ahead ahead;
+        const bool last = round + 1 == pass.rounds();
+        if (far && !last) ahead = Ahead(pass, tile, round + 1, x, nullptr, end - begin);
+        if (far && last && unit + 1 < to) ahead = Ahead(pass, Tile(pass, unit + 1), 0, x, nullptr, end - begin);
+        add(pass, scratch, {pointers, offsets}, begin, end, round, at, through, mine, far, ahead);
       }
     }
   });

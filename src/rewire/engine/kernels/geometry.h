@@ -61,21 +61,20 @@ struct Pass {
   }
 };
 
-// How much of the input lies in the scratch together, in bytes. More channels a round mean more entries for each time that
-// the sums of an output are loaded and stored; fewer keep the scratch in the first-level cache. Measured best: about 13
-// entries an output and round, between these bounds.
-constexpr int64_t SCRATCH_LEAST = 40 * 1024, SCRATCH_MOST = 400 * 1024, ENTRIES = 13;
+// How much of the input lies in the scratch together, in bytes: what the first-level cache holds; but more, up to what the
+// second one holds, where an output would get fewer entries a round than are worth loading and storing its sums. They are
+// worth more where the sums of a tile do not stay in the second-level cache.
+constexpr int64_t SCRATCH_NEAR = 48 * 1024, SCRATCH_MOST = 400 * 1024;
+constexpr int64_t SUMS_NEAR = 256 * 1024, ENTRIES_NEAR = 6, ENTRIES_FAR = 13;
 
-// The tiles that a kernel exists for. A tile has at most half as many places as there are registers, or what the wide
-// vectors of AVX-512 leave: 28 of 32.
-#define REWIRE_TILES_NARROW(DO) DO(1, 1) DO(1, 2) DO(1, 4) DO(1, 8) DO(2, 2) DO(2, 4) DO(4, 2)
-#define REWIRE_TILES_WIDE(DO) DO(1, 16) DO(2, 8) DO(4, 4) DO(8, 2)
+// The tiles that a kernel exists for. Larger ones load values and offsets less often, but of a larger tile fewer channels
+// lie in the cache, or fewer entries come together in a round; 8 places are the measured best.
+#define REWIRE_TILES(DO) DO(1, 1) DO(1, 2) DO(1, 4) DO(1, 8) DO(2, 2) DO(2, 4) DO(4, 2)
 
 template <class Use>
 inline void each_tile(const Use& use) {
 #define REWIRE_USE(h, w) use(h, w);
-  REWIRE_TILES_NARROW(REWIRE_USE)
-  if (REGISTERS >= 32) { REWIRE_TILES_WIDE(REWIRE_USE) }
+  REWIRE_TILES(REWIRE_USE)
 #undef REWIRE_USE
 }
 
@@ -94,7 +93,9 @@ inline void choose_tile(Pass& pass, int64_t entries) {
   pass.plane_h = pass.tile_h + (pass.kernel_h - 1) / pass.step;
   pass.plane_w = pass.tile_w + (pass.kernel_w - 1) / pass.step;
   const int64_t channels = std::max<int64_t>(1, pass.input.channels), bytes = channels * pass.groups() * GROUP * 4;
-  int64_t rounds = std::min(entries / ENTRIES / std::max<int64_t>(1, pass.output.channels), bytes / SCRATCH_LEAST);
+  const int64_t outputs = std::max<int64_t>(1, pass.output.channels), sums = outputs * pass.tile_h * pass.tile_w * GROUP * 4;
+  const int64_t worth = sums <= SUMS_NEAR ? ENTRIES_NEAR : ENTRIES_FAR;
+  int64_t rounds = std::min(entries / worth / outputs, bytes / SCRATCH_NEAR);
   rounds = std::clamp<int64_t>(rounds, (bytes + SCRATCH_MOST - 1) / SCRATCH_MOST, channels);
   pass.block = (channels + rounds - 1) / rounds;
 }
