@@ -98,7 +98,7 @@ def test_what_was_not_measured_yet_is_said(folder: Path, mark: str) -> None:
 @pytest.mark.parametrize(
     ("mark", "message"),
     [
-        ("engine vgg uniform", 'wants the network "vgg" of the engine. Use one of vgg19, vgg19-drop-in, resnet50, mlp, all.'),
+        ("engine vgg uniform", 'wants the network "vgg" of the engine. Use one of vgg19, vgg19-drop-in, resnet50, '),
         ("engine vgg19 er", 'wants the budget "er" of the engine. Use one of uniform, erk, all.'),
         ("linear 40x30 whole", 'wants the part "whole" of the engine. Use one of layer, step.'),
     ],
