@@ -91,6 +91,15 @@ def test_the_table_of_signatures_is_the_header() -> None:
         ]
         declared[name] = (TYPES[result], *types)
     assert declared == library.SIGNATURES
+    assert f"#define REWIRE_INTERFACE {library.INTERFACE}\n" in header
+
+
+def test_a_library_of_another_interface_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "INTERFACE", library.INTERFACE + 1)
+    (text,) = warned()
+    assert library.load() is None
+    assert f"_rewire_base{library.SUFFIX} was compiled for another version of rewire." in text
+    assert "install it again" in text
 
 
 def test_the_best_library_is_loaded_once_and_in_silence(best: str) -> None:

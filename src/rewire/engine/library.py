@@ -28,6 +28,7 @@ from typing import Any, Literal
 import torch
 
 ISAS = ("base", "avx2", "avx512")  # at the place that kernels/isa.cpp numbers them with
+INTERFACE = 2  # REWIRE_INTERFACE of kernels/rewire.h
 SUFFIX = ".dylib" if sys.platform == "darwin" else ".so"
 
 _TENSOR = c_void_p  # Tensor.data_ptr(), or None for null
@@ -35,6 +36,7 @@ _TENSOR = c_void_p  # Tensor.data_ptr(), or None for null
 SIGNATURES: dict[str, tuple[Any, ...]] = {  # result, then arguments: kernels/rewire.h says what they mean
     "rw_set_openmp": (None, c_void_p, c_void_p),
     "rw_count_threads": (c_int, c_int),
+    "rw_interface": (c_int,),
     "rw_compiled_isa": (c_int,),
     "rw_supported_isa": (c_int,),
     "rw_stream_sizes": (None, *(_TENSOR,) * 3),
@@ -158,6 +160,8 @@ def _opened(file: Path, name: str) -> ctypes.CDLL:
     except (OSError, AttributeError) as error:
         reason = str(error).removeprefix(f"{file}: ")
         raise _UnfitError(f"{file} is not a library of this version of rewire for this machine: {reason}.") from error
+    if library.rw_interface() != INTERFACE:
+        raise _UnfitError(f"{file} was compiled for another version of rewire.")
     found = library.rw_compiled_isa()
     if found != ISAS.index(name):
         raise _UnfitError(f"{file} was compiled for {ISAS[found]}, not for {name}.")

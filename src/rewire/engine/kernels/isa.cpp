@@ -5,6 +5,8 @@
 
 enum { BASE = 0, AVX2 = 1, AVX512 = 2 };
 
+REWIRE_EXPORT int rw_interface() { return REWIRE_INTERFACE; }
+
 REWIRE_EXPORT int rw_compiled_isa() {
 #if defined(__AVX512F__)
     return AVX512;

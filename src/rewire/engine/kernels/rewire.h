@@ -11,6 +11,11 @@
 
 // ---- parallel.cpp, isa.cpp
 
+// Numbers what this header says, streams included; to be raised, with INTERFACE in library.py, when any of it changes, so
+// that a library that was compiled for another is refused and not called.
+#define REWIRE_INTERFACE 2
+REWIRE_EXPORT int rw_interface();
+
 // Hands over the OpenMP runtime that torch has loaded (GOMP_parallel and omp_get_thread_num), or null for one thread.
 REWIRE_EXPORT void rw_set_openmp(void* gomp_parallel, void* omp_get_thread_num);
 
