@@ -224,11 +224,11 @@ def _show(records: list[Record], path: Path) -> None:
     """Prints the tables of the records and writes the page."""
     from rewire.report.page import page
     from rewire.report.sections import sections
-    from rewire.report.tables import differences, markdown, results
+    from rewire.report.tables import differences, engines, markdown, results
 
     for section in sections(records):
         print(f"\n{section.task}, {section.model}")
-        for table in (results(section), differences(section)):
+        for table in (results(section), differences(section), engines(section)):
             if table is not None:
                 print(f"\n{table.caption}\n{markdown(table)}")
     path.parent.mkdir(parents=True, exist_ok=True)

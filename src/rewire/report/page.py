@@ -13,7 +13,7 @@ from rewire.atomic import atomic_write
 from rewire.record import Record
 from rewire.report import figures
 from rewire.report.sections import Section, sections, show
-from rewire.report.tables import Table, differences, results
+from rewire.report.tables import Table, differences, engines, results
 
 
 def page(records: Iterable[Record], path: str | os.PathLike[str], title: str = "Sparse training, measured") -> Path:
@@ -107,6 +107,9 @@ def _section(section: Section, place: int) -> str:
     ]
     if compared:
         parts += ["<h3>Paired differences</h3>", _table(compared, f"Paired differences: {_heading(section)}")]
+    on_engine = engines(section)
+    if on_engine:
+        parts += ["<h3>Masked and on the engine</h3>", _table(on_engine, f"On the engine: {_heading(section)}")]
     parts += ["<h3>Figures</h3>", '<div class="figures">', *map(_figure, _figures(section)), "</div>"]
     parts += [_recipe(section), "</section>"]
     return "\n".join(parts)

@@ -5,9 +5,9 @@ A page marks the place of a table, and everything up to the end mark is replaced
     <!-- table: accuracy digits mlp -->
     <!-- end of table -->
 
-The words are the kind (accuracy, results or differences), the task and the model. Tables of the CPU engine come from
-the CSV files of its benchmarks: `engine <network> <budget>`, "all" for every one, and `linear <size> <layer or step>`.
-The rows of any other benchmark come from its CSV files whole, and its mark names the columns to show:
+The words are the kind (accuracy, results, differences or engines), the task and the model. The CPU engine's times come
+from the CSV files of its benchmarks: `engine <network> <budget>`, "all" for every one, and `linear <size> <layer or
+step>`. The rows of any other benchmark come from its CSV files whole, and its mark names the columns to show:
 
     <!-- benchmark: masked-step model compile ratio -->
     <!-- end of table -->
@@ -21,12 +21,13 @@ from pathlib import Path
 from rewire.record import Record
 from rewire.report import speed
 from rewire.report.sections import Section, sections
-from rewire.report.tables import Table, accuracies, differences, markdown, results
+from rewire.report.tables import Table, accuracies, differences, engines, markdown, results
 
 KINDS: dict[str, Callable[[Section], Table | None]] = {
     "accuracy": accuracies,
     "results": results,
     "differences": differences,
+    "engines": engines,
 }
 MEASURED: dict[str, Callable[[str, str, Path], Table | None]] = {"engine": speed.networks, "linear": speed.linear}
 END = "<!-- end of table -->"

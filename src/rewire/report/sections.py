@@ -145,6 +145,18 @@ def compare(section: Section, metric: str = "test_accuracy") -> list[Comparison]
     ]
 
 
+def engine_pairs(section: Section, metric: str = "test_accuracy") -> list[tuple[Group, Group, Difference]]:
+    """Returns masked training beside the same on an engine: (masked, other, other minus masked over shared seeds)."""
+    found = []
+    for other in section.groups:
+        for masked in section.groups:
+            same = {**other.recipe, "engine": "masked"} == {**masked.recipe, "seed": other.recipe["seed"]}
+            difference = paired(other.by_seed(metric), masked.by_seed(metric)) if same and other is not masked else None
+            if difference is not None:
+                found.append((masked, other, difference))
+    return found
+
+
 def show(value: Any) -> str:
     """Returns a recipe's value as a reader wants to see it.
 
@@ -183,12 +195,15 @@ def _section(task: str, model: str, records: list[Record]) -> Section:
 def _label(recipe: Mapping[str, Any], recipes: list[dict[str, Any]]) -> str:
     """Returns the method and the settings that differ: among its own runs, or else between methods.
 
-    A method's own setting at its default goes without saying, and one that a method does not read is no difference.
+    A method's own setting at its default goes without saying, as masked training does, and one that a method does not
+    read is no difference.
     """
     own = [other for other in recipes if other["method"] == recipe["method"]]
     words = [str(recipe["method"])]
     for name, value in recipe.items():
         if name in (*_PLACE, "method") or (name == "sparsity" and not isinstance(value, str)):
+            continue
+        if (name, value) == ("engine", "masked"):
             continue
         among_own = len(_distinct(other.get(name) for other in own)) > 1 and value != _defaults(recipe).get(name)
         read = _distinct(other[name] for other in recipes if other.get(name) is not None)

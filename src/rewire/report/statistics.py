@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-from typing import Final, final
+from typing import Any, Final, final
 
 LEVEL: Final = 0.05
 """A difference counts as shown where its corrected p-value is below this."""
@@ -65,6 +65,18 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     return Difference(found.mean, found.std, found.n, _two_sided_p(found.mean, found.std, found.n))
 
 
+def interval(found: Difference | Summary, level: float) -> tuple[float, float] | None:
+    """Returns the interval that holds the true mean with a confidence of `level`, by Student's t; None of one value.
+
+    >>> interval(Summary(mean=1.0, std=0.0, n=5), 0.9)
+    (1.0, 1.0)
+    """
+    if found.std is None:
+        return None
+    half = _student().ppf((1 + level) / 2, found.n - 1) * found.std / math.sqrt(found.n)
+    return found.mean - float(half), found.mean + float(half)
+
+
 def holm(p_values: Sequence[float]) -> list[float]:
     """Returns the p-values corrected by Holm for the family that they form, in the given order.
 
@@ -87,8 +99,12 @@ def holm(p_values: Sequence[float]) -> list[float]:
 
 
 def _two_sided_p(mean: float, std: float, n: int) -> float:
+    return float(2 * _student().sf(abs(mean) / (std / math.sqrt(n)), n - 1))
+
+
+def _student() -> Any:
     try:
-        from scipy.stats import t as student
+        from scipy.stats import t
     except ImportError as error:
         raise ImportError('scipy is not installed, and p-values need it. Type: pip install "rewire[cli]"') from error
-    return float(2 * student.sf(abs(mean) / (std / math.sqrt(n)), n - 1))
+    return t

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final, final
 
-from rewire.report.sections import Comparison, Group, Section, compare, show
-from rewire.report.statistics import LEVEL, Difference, Summary
+from rewire.report.sections import Comparison, Group, Section, compare, engine_pairs, show
+from rewire.report.statistics import LEVEL, Difference, Summary, interval
 
 NOTHING: Final = "-"
 """Stands in a cell for which the runs recorded nothing."""
@@ -90,6 +90,30 @@ def differences(section: Section) -> Table | None:
     )
 
 
+def engines(section: Section) -> Table | None:
+    """Returns one row for each group that was trained masked and on an engine too, or None where there is none."""
+    columns: dict[str, Callable[[Group, Group, Difference], str]] = {
+        "runs": lambda masked, other, found: other.label,
+        "sparsity": lambda masked, other, found: percent(other.sparsity),
+        "masked": lambda masked, other, found: _accuracy(masked.summary("test_accuracy")),
+        "engine": lambda masked, other, found: _accuracy(other.summary("test_accuracy")),
+        "difference": lambda masked, other, found: f"{100 * found.mean:+.2f}",
+        "90 % interval": lambda masked, other, found: _interval(found, 0.9),
+        "seconds, masked": lambda masked, other, found: _mean(masked, "seconds", "{:,.1f}".format),
+        "seconds, engine": lambda masked, other, found: _mean(other, "seconds", "{:,.1f}".format),
+    }
+    pairs = engine_pairs(section)
+    if not pairs:
+        return None
+    return Table(
+        "Test accuracy in percent of masked training and of the same on the engine: mean ± standard deviation over "
+        "seeds (their number); difference: engine minus masked on the same seeds, in percentage points, with the "
+        "interval of its mean by Student's t. Seconds: of a whole run, validation included.",
+        tuple(columns),
+        tuple(tuple(cell(*pair) for cell in columns.values()) for pair in pairs),
+    )
+
+
 def markdown(table: Table) -> str:
     """Returns the table in Markdown, padded so that it also reads well in a terminal.
 
@@ -164,6 +188,11 @@ def _one_decimal(fraction: float) -> str:
 def _points(found: Difference) -> str:
     spread = "" if found.std is None else f" ± {100 * found.std:.2f}"
     return f"{100 * found.mean:+.2f}{spread}"
+
+
+def _interval(found: Difference, level: float) -> str:
+    ends = interval(found, level)
+    return NOTHING if ends is None else f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}"
 
 
 def _p(value: float | None) -> str:
