@@ -31,7 +31,7 @@ KINDS: dict[str, Callable[[Section], Table | None]] = {
 }
 MEASURED: dict[str, Callable[[str, str, Path], Table | None]] = {"engine": speed.networks, "linear": speed.linear}
 END = "<!-- end of table -->"
-PLACE = re.compile(rf"<!-- table: (\w+) (\w+) (\w+) -->\n.*?{END}", re.DOTALL)
+PLACE = re.compile(rf"<!-- table: (\w+) ([\w-]+) (\w+) -->\n.*?{END}", re.DOTALL)
 BENCHMARK = re.compile(rf"<!-- benchmark: ([\w-]+) ([\w ]+) -->\n.*?{END}", re.DOTALL)
 
 

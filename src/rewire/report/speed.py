@@ -24,7 +24,7 @@ Row = dict[str, str]
 def networks(model: str, budget: str, folder: Path) -> Table | None:
     """Returns the training steps of a network, one row for each sparsity and number of threads; None without rows.
 
-    "all" networks or budgets give a shorter table, with the figures of one thread and of two side by side.
+    "all" networks or budgets give a shorter table, with a column for each sparsity.
     """
     _check("network", model, (*MODELS, "all"))
     _check("budget", budget, (*BUDGETS, "all"))
@@ -86,38 +86,33 @@ def linear(size: str, part: str, folder: Path) -> Table | None:
 
 
 def _short(rows: Sequence[Row]) -> Table | None:
-    """Returns one row for each network, budget and sparsity."""
-    settings: dict[tuple[str, str, str, str, str], dict[str, Row]] = {}
-    for row in sorted(rows, key=lambda row: float(row["sparsity"])):
-        key = row["processor"], row["model"], row["budget"], row["batch"], row["sparsity"]
-        settings.setdefault(key, {})[row["threads"]] = row
-    order = list(dict.fromkeys((row["processor"], row["model"], row["budget"]) for row in rows))
-    found = [settings[key] for key in sorted(settings, key=lambda key: order.index(key[:3]))]
-    threads = sorted({row["threads"] for row in rows}, key=int)
-    lines = []
-    for at in found:
-        row = next(iter(at.values()))
-        lines.append(
-            (
-                f"{MODELS[row['model']]}, batch {row['batch']}",
-                row["budget"],
-                _sparsity(row),
-                *(_ratio(at[count]) if count in at else NOTHING for count in threads),
-                _share(row["flops"]),
-                _share(row["kept"]),
-                row["processor"],
-            )
-        )
-    faster = [f"times faster, {count} thread{'s' if count != '1' else ''}" for count in threads]
-    if not lines:
+    """Returns one row for each network, budget, number of threads and processor, and one for what a network keeps."""
+    if not rows:
         return None
-    header = ("training step of", "budget", "sparsity", *faster, "FLOPs", "kept memory", "processor")
+    sparsities = sorted({row["sparsity"] for row in rows}, key=float)
+    speed: dict[tuple[str, str, str], dict[str, str]] = {}
+    kept: dict[str, dict[str, str]] = {}
+    for row in sorted(rows, key=lambda row: int(row["threads"])):
+        what = f"{MODELS[row['model']]}, batch {row['batch']}, {row['budget']}"
+        place = what, row["threads"], row["processor"]
+        speed.setdefault(place, {})[row["sparsity"]] = f"{_ratio(row)} ({_share(row['flops'])})"
+        kept.setdefault(MODELS[row["model"]], {})[row["sparsity"]] = _share(row["kept"])
+
+    def cells(found: dict[str, str]) -> tuple[str, ...]:
+        return tuple(found.get(sparsity, NOTHING) for sparsity in sparsities)
+
     caption = (
-        "Times faster: dense over engine, medians of whole training steps; of the MLP against the faster of F.linear "
-        "and oneDNN's packed linear. FLOPs: share of the dense network's. Kept memory: between steps, as a share of "
-        "dense training's."
+        "Times faster, and in brackets the share of the dense network's FLOPs that the active weights need: dense over "
+        "engine, medians of whole training steps; of the MLP against the faster of F.linear and oneDNN's packed "
+        "linear. Kept: bytes between steps (values, gradients, optimizer state, indices) over dense training's."
     )
-    return Table(caption, header, tuple(lines))
+    lines = [(what, threads, *cells(found), processor) for (what, threads, processor), found in speed.items()]
+    lines += [(f"{model}, kept memory", NOTHING, *cells(found), NOTHING) for model, found in kept.items()]
+    return Table(
+        caption,
+        ("training step of", "threads", *(percent(float(sparsity)) for sparsity in sparsities), "processor"),
+        tuple(lines),
+    )
 
 
 def _table(columns: dict[str, Callable[[Row], str]], rows: Sequence[Row], caption: str) -> Table | None:
