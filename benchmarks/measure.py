@@ -30,7 +30,7 @@ ALLOCATOR = {
 def parser(description: str | None, rounds: int) -> argparse.ArgumentParser:
     """Returns a parser with the flags that every benchmark has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--rounds", type=int, default=rounds, help="calls that are timed")
+    made.add_argument("--rounds", type=int, default=rounds, help="turns that are timed")
     made.add_argument("--json", action="store_true", help="print one line of JSON")
     made.add_argument("--results", type=Path, default=RESULTS, help="folder of the CSV that the row is appended to")
     return made
@@ -57,23 +57,23 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Returns seconds of a call by contender, in rounds A B A B, after `warmup` rounds that are not counted.
 
-    turn_s: with it a turn is as many calls, the same number for all, as the slowest contender makes in about so many
-    seconds, and their mean counts. In training a step follows its like; a single short call after another contender's
-    finds the caches full of that one's data, and measures how they are filled.
+    turn_s: with it a turn is as many calls as the contender makes in about so many seconds, at least one, and their
+    mean counts. In training a step follows its like; a single short call after another contender's finds the caches
+    full of that one's data, and measures how they are filled. Wants a warmup, from which it knows how long a call is.
     """
+    assert warmup or not turn_s
     seconds: dict[str, list[float]] = {name: [] for name in contenders}
-    calls = 1
+    calls = dict.fromkeys(contenders, 1)
     for turn in range(warmup + rounds):
-        took = []
         for name, call in contenders.items():
             start = now()
-            for _ in range(calls):
+            for _ in range(calls[name]):
                 call()
-            took.append((now() - start) / calls)
+            took = (now() - start) / calls[name]
             if turn >= warmup:
-                seconds[name].append(took[-1])
-        if turn < warmup:
-            calls = max(1, round(turn_s / max(took)))
+                seconds[name].append(took)
+            else:
+                calls[name] = max(1, round(turn_s / took))
     return seconds
 
 

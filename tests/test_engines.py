@@ -18,7 +18,7 @@ from rewire.engine import choice, library
 from rewire.engines import engine_lines
 from rewire.planning import plan, text
 from rewire.recipe import Recipe, Runtime
-from rewire.report.sections import compare, sections
+from rewire.report.sections import compare, engine_pairs, sections
 from rewire.training import Progress, Run, Stopped, train
 
 needs_kernels = pytest.mark.skipif(library.load() is None, reason="no kernels for this machine")
@@ -277,7 +277,10 @@ def test_engines_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert "digits-mlp-dense-seed0:" in out
     (section,) = sections(record.read(tmp_path / "records.jsonl"))
     pairs = {(pair.flagship.label, pair.other.label) for pair in compare(section)}
-    assert pairs == {(f"dst_ee engine={engine}", f"set engine={engine}") for engine in ("masked", "cpu")}
+    assert pairs == {("dst_ee", "set"), ("dst_ee engine=cpu", "set engine=cpu")}
+    beside = {(masked.label, other.label, found.n) for masked, other, found in engine_pairs(section)}
+    assert beside == {("dst_ee", "dst_ee engine=cpu", 2), ("set", "set engine=cpu", 2)}
+    assert "seconds, masked" in out
 
 
 def test_warnings_come_without_the_line_that_gave_them(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 import rewire
 from rewire.engine import library
 from rewire.engine.blocked import Blocked
-from rewire.engine.modules import PackedConv2d, PackedLinear
+from rewire.engine.modules import PackedConv2d, PackedLinear, geometry
 from rewire.engine.streams import KEPT
 
 torch.set_num_threads(1)
@@ -361,3 +361,18 @@ def test_streams_are_kept_for_the_last_shapes_and_go_with_the_topology() -> None
     assert streams.get(6, 6, 1) is one
     assert streams.sizes == sizes
     check(model, sparsifier.to_dense(), torch.randn(2, 3, 6, 6))
+
+
+def test_a_kernel_of_more_places_than_an_offset_can_say_stays_masked() -> None:
+    model = nn.Sequential(nn.Conv2d(1, 2, 257, padding=128))
+    assert geometry(model[0]) == "kernel_size=(257, 257)"
+    sparsifier = rewire.sparsify(model, sgd(model.parameters()), rewire.static(), sparsity=0.99, engine="cpu")
+    assert sparsifier.engines == {"0.weight": "masked: kernel_size=(257, 257)"}
+
+
+def test_a_kernel_larger_than_the_scratch_is_right() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(3, 1, 20, 20)
+    model, sparsifier = packed(nn.Conv2d(1, 2, 101, padding=50), sparsity=0.99)
+    assert sparsifier.engines == {"weight": "cpu"}
+    assert torch.allclose(model(x), sparsifier.to_dense()(x), atol=1e-5)

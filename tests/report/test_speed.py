@@ -16,10 +16,17 @@ LINEAR = (
 )
 
 
-def row(model: str, sparsity: float, threads: int, ratio: float, packed: str = ",", budget: str = "uniform") -> str:
-    return (
-        f"{model},64,{sparsity},{budget},{threads},avx512,{10 * ratio:g},10,{ratio},{packed},0.05,0.3,1.5,0.2,900,400"
-    )
+def row(
+    model: str,
+    sparsity: float,
+    threads: int,
+    ratio: float,
+    packed: str = ",",
+    budget: str = "uniform",
+    kept: float = 0.2,
+) -> str:
+    times = f"{10 * ratio:g},10,{ratio},{packed}"
+    return f"{model},64,{sparsity},{budget},{threads},avx512,{times},0.05,0.3,1.5,{kept},900,400"
 
 
 @pytest.fixture
@@ -32,10 +39,11 @@ def folder(tmp_path: Path) -> Path:
         COLUMNS,
         row("mlp", 0.9, 1, 5, packed="30,3"),
         row("vgg19", 0.95, 1, 5),
-        row("vgg19", 0.9, 2, 3),
+        row("vgg19", 0.9, 2, 3, kept=0.4),
         row("vgg19", 0.9, 1, 4),
         row("vgg19", 0.95, 1, 6),  # measured again
-        row("vgg19", 0.9, 1, 2.5, budget="erk"),
+        row("vgg19", 0.9, 1, 2.5, budget="erk", kept=0.3),
+        row("vgg19-drop-in", 0.9, 1, 2),
     )
     write("engine-some-cpu-torch2.9.1.csv", COLUMNS, row("vgg19", 0.9, 1, 1.25))  # of an older torch
     write(
@@ -63,6 +71,10 @@ def test_a_row_for_each_sparsity_and_number_of_threads(folder: Path) -> None:
     assert rows[0][header.index("FLOPs") :] == ["5.0 %", "30 %", "1.50", "20.0 %", "400 of 900", "some-cpu, avx512"]
 
 
+def test_a_name_with_a_hyphen(folder: Path) -> None:
+    assert len(cells("engine vgg19-drop-in uniform", folder)) == 2
+
+
 def test_the_mlp_shows_the_lower_of_its_two_ratios(folder: Path) -> None:
     header, line = cells("engine mlp uniform", folder)
     assert line[header.index("dense, ms")] == "30"
@@ -75,9 +87,11 @@ def test_all_networks_in_one_table(folder: Path) -> None:
     assert rows == [
         ["VGG-19, batch 64, uniform", "1", "4.00x (5.0 %)", "6.00x (5.0 %)", "some-cpu, avx512"],
         ["VGG-19, batch 64, erk", "1", "2.50x (5.0 %)", "-", "some-cpu, avx512"],
+        ["VGG-19, drop-in layers, batch 64, uniform", "1", "2.00x (5.0 %)", "-", "some-cpu, avx512"],
         ["MLP, batch 64, uniform", "1", "3.00x (5.0 %)", "-", "some-cpu, avx512"],
         ["VGG-19, batch 64, uniform", "2", "3.00x (5.0 %)", "-", "some-cpu, avx512"],
         ["VGG-19, kept memory", "-", "20.0 %", "20.0 %", "-"],
+        ["VGG-19, drop-in layers, kept memory", "-", "20.0 %", "-", "-"],
         ["MLP, kept memory", "-", "20.0 %", "-", "-"],
     ]
     assert len(cells("engine all erk", folder)) == 3

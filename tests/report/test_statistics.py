@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import ttest_rel
 
-from rewire.report.statistics import Difference, Summary, holm, paired, summary
+from rewire.report.statistics import Difference, Summary, holm, interval, paired, summary
 
 probabilities = st.lists(st.floats(0, 1), min_size=1, max_size=12)
 
@@ -27,6 +27,19 @@ def test_paired_p_by_hand() -> None:
     found = paired({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0})
     assert found is not None
     assert found.p == pytest.approx(1 - (12 / 14) ** 0.5, abs=1e-12)
+
+
+def test_interval_by_hand() -> None:
+    """d = 1, 2, 3: the mean 2, give or take t / sqrt(3); with 2 degrees t(0.95) = 0.9 sqrt(2 / (1 - 0.9^2))."""
+    found = paired({0: 1.0, 1: 2.0, 2: 3.0}, {0: 0.0, 1: 0.0, 2: 0.0})
+    assert found is not None
+    half = 0.9 * (2 / (1 - 0.9**2)) ** 0.5 / 3**0.5
+    assert interval(found, 0.9) == pytest.approx((2 - half, 2 + half), abs=1e-9)
+
+
+def test_there_is_no_interval_where_no_test_can_speak() -> None:
+    assert interval(Difference(0.1, None, 1, None), 0.9) is None
+    assert interval(Difference(0.0, 0.0, 10, None), 0.9) is None
 
 
 @given(seed=st.integers(0, 10_000), n=st.integers(2, 12))

@@ -4,7 +4,7 @@ import pytest
 
 from rewire.record import Record
 from rewire.report.sections import sections
-from rewire.report.tables import differences, markdown, results, size
+from rewire.report.tables import differences, engines, markdown, results, size
 
 Make = Callable[..., Record]
 
@@ -22,6 +22,32 @@ def test_results_by_hand(make: Make) -> None:
     assert row["training FLOPs"] == "5.2 %"
     assert row["seconds"] == "61.3"
     assert row["updates"] == "24"
+
+
+def on_engine(make: Make, accuracies: list[float], ran: str = "cpu", **settings: str) -> list[Record]:
+    records = [make("set_itop", 0.95, seed, {"test_accuracy": a}, **settings) for seed, a in enumerate(accuracies)]
+    for entry in records:
+        entry.curves["layer_engine"] = {"first.weight": ran, "second.weight": "masked (groups=2)"}
+    return records
+
+
+def test_masked_training_beside_the_engine_by_hand(make: Make) -> None:
+    masked = on_engine(make, [0.90, 0.91, 0.92])
+    others = [*on_engine(make, [0.91, 0.93, 0.95], engine="cpu"), make("static", 0.95, 0), make("dense", 0, 0)]
+    table = engines(sections(masked + others)[0])
+    assert table is not None
+    (row,) = (dict(zip(table.header, line, strict=True)) for line in table.rows)
+    assert row["runs"] == "set_itop engine=cpu"
+    assert (row["masked"], row["engine"]) == ("91.00 ± 1.00 (3)", "93.00 ± 2.00 (3)")
+    assert (row["difference"], row["90 % interval"]) == ("+2.00", "+0.31 to +3.69")  # 1, 2, 3: 2 -+ 2.920 / sqrt(3)
+    assert (row["seconds, masked"], row["seconds, engine"]) == ("12.3", "12.3")
+
+
+def test_what_never_ran_on_an_engine_is_not_beside_it(make: Make) -> None:
+    masked = on_engine(make, [0.90, 0.91])
+    assert engines(sections(masked + on_engine(make, [0.90, 0.91], ran="masked (slower)", engine="auto"))[0]) is None
+    (line,) = engines(sections(masked + on_engine(make, [0.90, 0.91], engine="auto"))[0]).rows
+    assert (line[0], line[5]) == ("set_itop engine=auto", "equal in every run")
 
 
 def test_one_seed_has_no_spread_and_a_missing_figure_no_number(make: Make) -> None:

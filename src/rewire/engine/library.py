@@ -150,7 +150,7 @@ def _supported(files: Mapping[str, Path]) -> int:
 
 
 def _opened(file: Path, name: str) -> ctypes.CDLL:
-    """Returns the library of a file after checks that it is what it should be, which call nothing but its name."""
+    """Returns the library of a file after checks that it is what it should be, which call what names it only."""
     try:
         _check_whole(file)
         library = ctypes.CDLL(str(file))

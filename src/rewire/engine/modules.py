@@ -188,10 +188,12 @@ def geometry(module: nn.Module) -> Geometry | str:
         return Geometry(module.out_features, module.in_features)
     assert isinstance(module, nn.Conv2d)
     high, wide = module.stride
+    area = (module.kernel_size[0] + 16) * (module.kernel_size[1] + 16)  # about what a tile reads of a channel
     for what, found, works in (
         ("groups", module.groups, module.groups == 1),
         ("dilation", module.dilation, module.dilation == (1, 1)),
         ("stride", module.stride, high == wide and high in (1, 2)),
+        ("kernel_size", module.kernel_size, area <= 1 << 16),  # a place in the scratch has 16 bits
         ("padding_mode", module.padding_mode, module.padding_mode == "zeros"),
     ):
         if not works:

@@ -146,12 +146,17 @@ def compare(section: Section, metric: str = "test_accuracy") -> list[Comparison]
 
 
 def engine_pairs(section: Section, metric: str = "test_accuracy") -> list[tuple[Group, Group, Difference]]:
-    """Returns masked training beside the same on an engine: (masked, other, other minus masked over shared seeds)."""
+    """Returns masked training beside the same on an engine: (masked, other, other minus masked over shared seeds).
+
+    What was asked to run on an engine, but ran masked in every layer of a run, is left out.
+    """
     found = []
     for other in section.groups:
         for masked in section.groups:
             same = {**other.recipe, "engine": "masked"} == {**masked.recipe, "seed": other.recipe["seed"]}
-            difference = paired(other.by_seed(metric), masked.by_seed(metric)) if same and other is not masked else None
+            same = same and other is not masked
+            ran = all("cpu" in _ran(record) for record in other.records)
+            difference = paired(other.by_seed(metric), masked.by_seed(metric)) if same and ran else None
             if difference is not None:
                 found.append((masked, other, difference))
     return found
@@ -238,6 +243,11 @@ def _explicit(recipe: Mapping[str, Any]) -> dict[str, Any]:
     left = {name: value for name, value in _defaults(recipe).items() if recipe.get(name) is None}
     engine = {} if recipe["method"] == "dense" else {"engine": recipe.get("engine", "masked")}
     return {**recipe, **{name: value for name, value in left.items() if name in recipe}, **engine}
+
+
+def _ran(record: Record) -> set[str]:
+    """The engines that ran the layers of a run."""
+    return {words.partition(" ")[0] for words in record.curves.get("layer_engine", {}).values()}
 
 
 def _settings_off_default(group: Group) -> int:

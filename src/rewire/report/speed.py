@@ -92,11 +92,11 @@ def _short(rows: Sequence[Row]) -> Table | None:
     sparsities = sorted({row["sparsity"] for row in rows}, key=float)
     speed: dict[tuple[str, str, str], dict[str, str]] = {}
     kept: dict[str, dict[str, str]] = {}
-    for row in sorted(rows, key=lambda row: int(row["threads"])):
+    for row in sorted(rows, key=lambda row: int(row["threads"])):  # what is kept depends on the network, hardly on more
         what = f"{MODELS[row['model']]}, batch {row['batch']}, {row['budget']}"
         place = what, row["threads"], row["processor"]
         speed.setdefault(place, {})[row["sparsity"]] = f"{_ratio(row)} ({_share(row['flops'])})"
-        kept.setdefault(MODELS[row["model"]], {})[row["sparsity"]] = _share(row["kept"])
+        kept.setdefault(MODELS[row["model"]], {}).setdefault(row["sparsity"], _share(row["kept"]))
 
     def cells(found: dict[str, str]) -> tuple[str, ...]:
         return tuple(found.get(sparsity, NOTHING) for sparsity in sparsities)

@@ -65,16 +65,15 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Differenc
     return Difference(found.mean, found.std, found.n, _two_sided_p(found.mean, found.std, found.n))
 
 
-def interval(found: Difference | Summary, level: float) -> tuple[float, float] | None:
-    """Returns the interval that holds the true mean with a confidence of `level`, by Student's t; None of one value.
+def interval(found: Difference, level: float) -> tuple[float, float] | None:
+    """Returns the interval that holds the true mean with a confidence of `level`, by Student's t.
 
-    >>> interval(Summary(mean=1.0, std=0.0, n=5), 0.9)
-    (1.0, 1.0)
+    None where a t-test cannot speak: of one seed, or of differences that do not vary.
     """
-    if found.std is None:
+    if found.std is None or found.p is None:
         return None
-    half = _student().ppf((1 + level) / 2, found.n - 1) * found.std / math.sqrt(found.n)
-    return found.mean - float(half), found.mean + float(half)
+    half = float(_student().ppf((1 + level) / 2, found.n - 1)) * found.std / math.sqrt(found.n)
+    return found.mean - half, found.mean + half
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -192,7 +192,9 @@ def _points(found: Difference) -> str:
 
 def _interval(found: Difference, level: float) -> str:
     ends = interval(found, level)
-    return NOTHING if ends is None else f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}"
+    if ends is None:
+        return "equal in every run" if found.std == 0 == found.mean else NOTHING
+    return f"{100 * ends[0]:+.2f} to {100 * ends[1]:+.2f}"
 
 
 def _p(value: float | None) -> str:

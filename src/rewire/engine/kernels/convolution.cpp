@@ -104,38 +104,48 @@ inline bool far_away(const Pass& pass) {
   return pass.images * pass.input.channels * pass.input.height * pass.input.width * GROUP * 4 > (1 << 20);
 }
 
+// Of one side of the map, the places that a tile is copied from.
+struct Span {
+  int64_t first, count, apart;
+
+  Span(int64_t start, int64_t plane, int64_t planes, int64_t step, int64_t side) : apart(planes < step ? step : 1) {
+    first = start < 0 ? start + (-start + apart - 1) / apart * apart : start;
+    count = (std::min(side, start + (plane - 1) * step + planes) - first + apart - 1) / apart;
+  }
+};
+
 // What the next copy into the scratch will read. It is fetched into the second-level cache while the kernels compute from
 // this one, some channels with every output; the copy alone would wait for memory at every channel.
 class Ahead {
  public:
   Ahead() = default;  // nothing
   Ahead(const Pass& pass, const Tile& tile, int64_t round, const float* x, const float* y, int64_t outputs)
-      : outputs_(outputs), channel_(round * pass.block), last_(std::min(channel_ + pass.block, pass.input.channels)),
-        channels_(last_ - channel_), y_(y ? y - x : 0) {
+      : outputs_(outputs), channel_(round * pass.block),
+        channels_(std::min(pass.block, pass.input.channels - channel_)), x_(x), y_(y) {
     const Plane& in = pass.input;
-    const int64_t top = tile.y * pass.step - pass.top, left = tile.x * pass.step - pass.left;
-    const int64_t first_row = std::max<int64_t>(0, top), first_column = std::max<int64_t>(0, left);
-    rows_ = std::min(in.height, top + (pass.tile_h - 1) * pass.step + pass.kernel_h) - first_row;
-    columns_ = std::min(in.width, left + (pass.tile_w - 1) * pass.step + pass.kernel_w) - first_column;
-    start_ = x + (in.start + tile.image * in.stride_n + first_row * in.stride_y + first_column * in.stride_x) * GROUP;
-    channel_stride_ = in.stride_c * GROUP, row_ = in.stride_y * GROUP, column_ = in.stride_x * GROUP;
+    const Span rows(tile.y * pass.step - pass.top, pass.plane_h, pass.planes_h, pass.step, in.height);
+    const Span columns(tile.x * pass.step - pass.left, pass.plane_w, pass.planes_w, pass.step, in.width);
+    start_ = in.start + tile.image * in.stride_n + rows.first * in.stride_y + columns.first * in.stride_x;
+    rows_ = rows.count, row_ = rows.apart * in.stride_y;
+    columns_ = columns.count, column_ = columns.apart * in.stride_x;
+    stride_ = in.stride_c;
   }
 
   void output() {  // to be called with every output
-    for (due_ += channels_; due_ >= outputs_; due_ -= outputs_) {
-      const float* from = start_ + channel_++ * channel_stride_;
+    for (due_ += channels_; due_ >= outputs_; due_ -= outputs_, ++channel_) {
       for (int64_t row = 0; row < rows_; ++row)
         for (int64_t column = 0; column < columns_; ++column) {
-          fetch(from + row * row_ + column * column_);
-          if (y_) fetch(from + row * row_ + column * column_ + y_);
+          const int64_t at = (start_ + channel_ * stride_ + row * row_ + column * column_) * GROUP;
+          fetch(x_ + at);
+          if (y_) fetch(y_ + at);
         }
     }
   }
 
  private:
-  int64_t outputs_ = 1, channel_ = 0, last_ = 0, channels_ = 0, y_ = 0, due_ = 0, rows_ = 0, columns_ = 0;
-  int64_t channel_stride_ = 0, row_ = 0, column_ = 0;
-  const float* start_ = nullptr;
+  int64_t outputs_ = 1, channel_ = 0, channels_ = 0, due_ = 0;
+  int64_t start_ = 0, stride_ = 0, rows_ = 0, row_ = 0, columns_ = 0, column_ = 0;  // strides in groups
+  const float *x_ = nullptr, *y_ = nullptr;
 };
 
 // Where the places of a tile lie; strides in floats.

@@ -61,8 +61,8 @@ struct Pass {
   }
 };
 
-// How much of the input lies in the scratch together, in bytes: what the first-level cache holds; but more, up to what the
-// second one holds, where an output would get fewer entries a round than are worth loading and storing its sums. They are
+// How much of the input lies in the scratch together, in bytes: about what the first-level cache holds (once to twice
+// SCRATCH_NEAR, which was as fast as less); but more, up to what the second one holds, where an output would get fewer entries a round than are worth loading and storing its sums. They are
 // worth more where the sums of a tile do not stay in the second-level cache.
 constexpr int64_t SCRATCH_NEAR = 48 * 1024, SCRATCH_MOST = 400 * 1024;
 constexpr int64_t SUMS_NEAR = 256 * 1024, ENTRIES_NEAR = 6, ENTRIES_FAR = 13;
@@ -96,7 +96,7 @@ inline void choose_tile(Pass& pass, int64_t entries) {
   const int64_t outputs = std::max<int64_t>(1, pass.output.channels), sums = outputs * pass.tile_h * pass.tile_w * GROUP * 4;
   const int64_t worth = sums <= SUMS_NEAR ? ENTRIES_NEAR : ENTRIES_FAR;
   int64_t rounds = std::min(entries / worth / outputs, bytes / SCRATCH_NEAR);
-  rounds = std::clamp<int64_t>(rounds, (bytes + SCRATCH_MOST - 1) / SCRATCH_MOST, channels);
+  rounds = std::clamp(rounds, std::min(channels, (bytes + SCRATCH_MOST - 1) / SCRATCH_MOST), channels);
   pass.block = (channels + rounds - 1) / rounds;
 }
 
