@@ -20,9 +20,9 @@ from torch.nn.utils import parametrize
 import rewire
 import rewire.layers
 from rewire.core.budget import ConstantDensity, CubicDensity
-from rewire.core.method import Keep, Method, Proportional, Ranked
+from rewire.core.method import Keep, Method
 from rewire.core.schedule import Constant, Cosine, Every, Exponential, Linear
-from rewire.core.score import Absolute, Exploration, Gradient, GradientMean, Magnitude, Random
+from rewire.core.score import Absolute, Exploration
 from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
 
 torch.set_num_threads(1)
@@ -41,29 +41,11 @@ METHODS: dict[str, Callable[[float], Method]] = {
     "dst_ee, scaled by layer": lambda fraction: _dst_ee(fraction, c=1.0, scale="layer"),
     "dst_ee, signed": lambda fraction: _dst_ee(fraction, signed=True),
     "dst_ee, no regrowth": lambda fraction: _dst_ee(fraction, regrow=False),
-    "gmp": lambda fraction: Method(
-        "gmp", Magnitude(), due=Every(EVERY, STEPS - EVERY), density=CubicDensity(0.0, 0, STEPS - 3)
-    ),
-    "granet": lambda fraction: Method(
-        "granet",
-        Magnitude(),
-        Gradient(),
-        Constant(fraction),
-        Every(EVERY, STEPS - EVERY),
-        CubicDensity(0.2, 0, STEPS - 3),
-        Ranked(),
-    ),
-    "snfs": lambda fraction: Method(
-        "snfs",
-        Magnitude(),
-        GradientMean(),
-        Constant(fraction),
-        Every(EVERY, STEPS - EVERY),
-        share=Proportional(GradientMean()),
-    ),
-    "mest": lambda fraction: Method(
-        "mest", Magnitude() + 0.01 * Gradient(), Random(), Linear(fraction, 0.0, STEPS), Every(EVERY, STEPS - EVERY)
-    ),
+    "snfs": lambda fraction: rewire.snfs(STEPS, every=EVERY, fraction=fraction),
+    "mest": lambda fraction: rewire.mest(STEPS, every=EVERY, fraction=fraction),
+    "gmp": lambda fraction: rewire.gmp(STEPS, every=EVERY),
+    "granet": lambda fraction: rewire.granet(STEPS, every=EVERY, fraction=fraction, initial_sparsity=0.2),
+    "ac_dc": lambda fraction: rewire.ac_dc(STEPS, every=EVERY),
 }
 STRUCTURES: dict[str, Structure] = {
     "unstructured": Unstructured(),
@@ -84,6 +66,7 @@ OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "lion": lambda parameters: Lion(parameters, lr=0.01, weight_decay=0.1),
 }
 BETWEEN_LAYERS = ("granet", "snfs")  # move single weights between layers: structures of equal groups cannot
+MOVING = ("gmp", "granet", "ac_dc")  # the density over training
 EQUAL_GROUPS = ("2:4", "fan-in")
 PRODUCT = [
     case
@@ -629,7 +612,7 @@ def test_bf16_autocast_keeps_the_contract(method: str, structure: str, optimizer
         for name, weight in run.weights().items():
             assert not weight[~run.sparsifier.masks[name]].any()
     assert run.sparsifier.updates == METHODS[method](0.4).updates(STEPS)
-    assert run.sparsifier.density == before or method in ("gmp", "granet")
+    assert run.sparsifier.density == before or method in MOVING
 
 
 @pytest.mark.parametrize(
@@ -642,5 +625,5 @@ def test_a_model_in_bf16_keeps_the_contract(method: str, structure: str) -> None
         run.step()
         for name, weight in run.weights().items():
             assert not weight[~run.sparsifier.masks[name]].any()
-    if method not in ("gmp", "granet", "snfs"):
+    if method not in (*MOVING, *BETWEEN_LAYERS):
         assert {name: int(mask.sum()) for name, mask in run.sparsifier.masks.items()} == counts

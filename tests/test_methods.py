@@ -12,11 +12,14 @@ from torch import nn
 from torch.nn import functional as F
 
 import rewire
+from rewire.core.method import Proportional
 from rewire.core.schedule import Cosine, Every, Exponential
-from rewire.core.score import Exploration, Gradient, Magnitude, Random
+from rewire.core.score import Exploration, Gradient, GradientMean, Magnitude, Random
+from rewire.methods.registry import GROUP, Registry
 
 torch.set_num_threads(1)
-DYNAMIC = ["set", "set_itop", "rigl", "rigl_itop", "dst_ee"]
+DYNAMIC = ["set", "set_itop", "rigl", "rigl_itop", "dst_ee", "snfs", "mest"]
+FALLING = ["gmp", "granet", "ac_dc"]
 STEPS, EVERY = 200, 8
 
 
@@ -125,16 +128,24 @@ def test_a_large_bonus_explores_more() -> None:
 
 
 def test_every_method_by_name() -> None:
-    assert list(rewire.METHODS) == ["dense", "static", "set", "set_itop", "rigl", "rigl_itop", "dst_ee"]
+    assert list(rewire.METHODS) == ["dense", "static", *DYNAMIC]
     for name, make in rewire.METHODS.items():
         method = make(steps=1000, every=100) if name in DYNAMIC else make()
         assert method.name == str(method) == name
         assert method.dynamic == (name in DYNAMIC)
+    for name in FALLING:
+        method = getattr(rewire, name)(steps=1000, every=100)
+        assert method.name == str(method) == name
+        assert method.dynamic
 
 
 def test_what_the_methods_drop_and_grow() -> None:
     made = {name: rewire.METHODS[name](steps=1000, every=100) for name in DYNAMIC}
-    assert {method.drop for method in made.values()} == {Magnitude()}
+    assert {method.drop for name, method in made.items() if name != "mest"} == {Magnitude()}
+    assert made["mest"].drop == Magnitude() + 0.01 * Gradient()
+    assert made["mest"].grow == Random()
+    assert made["snfs"].grow == GradientMean(0.9)
+    assert made["snfs"].share == Proportional(GradientMean(0.9))
     assert made["set"].grow == made["set_itop"].grow == Random()
     assert made["rigl"].grow == made["rigl_itop"].grow == Gradient()
     assert made["dst_ee"].grow == Gradient() + Exploration(1e-5, eps=1.0)
@@ -165,6 +176,105 @@ def test_no_update_in_the_last_interval(name: str) -> None:
 def test_rigl_stops_with_its_fraction() -> None:
     assert rewire.rigl(1000, every=100, stop=1.0).updates(1000) == 9
     assert rewire.rigl(1000, every=100, stop=0.5).updates(1000) == 5
+
+
+# ---- methods whose density moves
+
+
+def test_the_density_of_gmp_and_granet_falls_by_the_cubic() -> None:
+    gmp = rewire.gmp(1000, every=100)
+    assert [step for step in range(1001) if gmp.due(step)] == list(range(100, 701, 100))
+    assert gmp.density(0, 0.1) == 1.0
+    assert gmp.density(350, 0.1) == pytest.approx(0.1 + 0.9 * 0.5**3)
+    assert gmp.density(700, 0.1) == gmp.density(1000, 0.1) == 0.1
+    granet = rewire.granet(1000, every=100)
+    assert granet.density(0, 0.1) == 0.5
+    assert granet.density(350, 0.1) == pytest.approx(0.1 + 0.4 * 0.5**3)
+    assert granet.due == Every(100, 900)  # it goes on moving weights at the density that it has reached
+    assert rewire.granet(1000, every=100, initial_sparsity=0.0).density(0, 0.1) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("steps", "last"), [(1000, 900), (1050, 900), (1100, 900), (1199, 900), (1200, 1100), (200, 100)]
+)
+def test_ac_dc_begins_dense_and_ends_sparse(steps: int, last: int) -> None:
+    method = rewire.ac_dc(steps, every=100)
+    phases = [method.density(step, 0.1) for step in range(steps + 1)]
+    assert phases[:100] == [1.0] * 100
+    assert phases[100:200] == [0.1] * 100
+    assert phases[last:] == [0.1] * (steps - last + 1)
+    switches = [step for step in range(1, steps + 1) if phases[step] != phases[step - 1]]
+    assert switches == [step for step in range(1, steps + 1) if method.due(step)] == list(range(100, last + 1, 100))
+
+
+@pytest.mark.parametrize("name", ["gmp", "granet"])
+@pytest.mark.parametrize("end", [0.0, 1.5, math.nan])
+def test_an_end_outside_the_run_is_refused(name: str, end: float) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"end={end} is outside (0, 1]") + ".* Use end=0.75"):
+        getattr(rewire, name)(steps=1000, every=100, end=end)
+
+
+# ---- the registry
+
+
+def test_every_method_says_what_it_is() -> None:
+    for card in rewire.list_methods():
+        assert card.make is rewire.METHODS[card.name]
+        assert all((card.idea, card.paper, card.keeps, card.costs))
+        assert "https://" in card.paper or card.name == "dense"
+        assert card.idea.count("\n") == 0
+    assert [card.name for card in rewire.list_methods()] == list(rewire.METHODS)
+    (card,) = (card for card in rewire.list_methods() if card.name == "rigl")
+    assert card.options == ("every", "fraction", "stop")
+
+
+@rewire.method("mine", paper="https://example.org", keeps="all", costs="nothing")
+def mine(steps: int = 0) -> rewire.Method:
+    """Returns a method of a stranger."""
+    return rewire.static()
+
+
+class Point:
+    """An entry point."""
+
+    def __init__(self, name: str, loaded: object) -> None:
+        self.name, self.value, self.dist, self.loaded = name, f"package:{name}", None, loaded
+
+    def load(self) -> object:
+        if isinstance(self.loaded, Exception):
+            raise self.loaded
+        return self.loaded
+
+
+def registry_with(monkeypatch: pytest.MonkeyPatch, *points: Point) -> Registry:
+    monkeypatch.setattr("rewire.methods.registry.entry_points", lambda group: points if group == GROUP else ())
+    registry = Registry()
+    registry.add(rewire.rigl)
+    return registry
+
+
+def test_a_method_of_another_package_joins(monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = registry_with(monkeypatch, Point("mine", mine))
+    assert registry["mine"] is mine
+    assert list(registry) == ["rigl", "mine"]
+    assert "absent" not in registry
+    assert registry.cards["mine"].idea == "a method of a stranger"
+
+
+@pytest.mark.parametrize(
+    ("point", "text"),
+    [
+        (Point("broken", ImportError("no module named gone")), "no module named gone"),
+        (Point("plain", print), "is not decorated with rewire.method"),
+        (Point("rigl", rewire.rigl), 'there is a method "rigl" already, of rewire.methods.drop_and_grow'),
+    ],
+)
+def test_a_package_that_cannot_join_is_left_out_with_one_warning(point, text: str, monkeypatch) -> None:
+    registry = registry_with(monkeypatch, point)
+    with pytest.warns(RuntimeWarning, match=re.escape(text)) as caught:
+        assert list(registry) == ["rigl"]
+    assert len(caught) == 1
+    assert list(registry) == ["rigl"]  # without another
 
 
 # ---- bad input

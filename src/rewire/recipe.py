@@ -39,7 +39,7 @@ class Recipe:
     """Units of the hidden layers of the mlp."""
 
     method: str = "dst_ee"
-    """Sparse-training method: dense, static, set, set_itop, rigl, rigl_itop or dst_ee."""
+    """Sparse-training method, by a name that `rewire list` shows."""
     sparsity: float | str = 0.95
     """Share of the sparse layers' weights that are zero, or globs for single layers: "*=0.95,fc=0.5"."""
     distribution: Literal["erk", "er", "uniform"] = "erk"

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from engine.reference import Run, Watched, batch, cnn, mlp, same, sgd, still
-from test_contract import METHODS, OPTIMIZERS, STRUCTURES
+from test_contract import METHODS, MOVING, OPTIMIZERS, STRUCTURES
 from torch import nn
 from torch.nn import functional as F
 
@@ -124,7 +124,7 @@ def test_a_density_that_rises_grows_the_parameter() -> None:
 )
 def test_updates_pick_the_same_units_as_masked_mode(method: str, model, monkeypatch) -> None:
     every = {"due": Every(1, 20)}
-    if method in ("gmp", "granet"):
+    if method in MOVING:
         every["density"] = CubicDensity(0.2, 0, 18)
     value = dataclasses.replace(METHODS[method](0.3), **every)
     masked, engine = run(value, "masked", model=model), run(value, model=model)

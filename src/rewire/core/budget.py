@@ -64,6 +64,31 @@ class CubicDensity(Density):
         return Cubic(1 - self.start, target, self.begin, self.end)(step)
 
 
+@dataclass(frozen=True)
+class Alternating(Density):
+    """Phases of `every` steps, dense and sparse in turn from a dense one, up to step `last`; sparse from there on.
+
+    Reference: Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks, section 3,
+    https://arxiv.org/abs/2106.12379
+
+    >>> [Alternating(every=2, last=6)(step, 0.1) for step in range(9)]
+    [1.0, 1.0, 0.1, 0.1, 1.0, 1.0, 0.1, 0.1, 0.1]
+    """
+
+    every: int
+    last: int
+
+    def __post_init__(self) -> None:
+        if self.every < 1 or self.last < 1 or self.last % (2 * self.every) != self.every:
+            raise ValueError(
+                f"{self} does not end sparse: its last step must be an odd multiple of every, at which a sparse phase "
+                f"begins. Use for example last={max(1, self.every)}."
+            )
+
+    def __call__(self, step: int, target: float) -> float:
+        return target if min(step, self.last) // self.every % 2 else 1.0
+
+
 def layer_densities(shapes: Mapping[str, torch.Size], density: float, distribution: Distribution) -> dict[str, float]:
     """Returns the density of every layer such that the mean over all weights is `density`.
 

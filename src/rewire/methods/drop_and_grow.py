@@ -1,4 +1,4 @@
-"""The methods as values: each function returns a `Method`, with its formula and its source.
+"""Drop the weakest, grow the most promising, as many as before.
 
 `steps` is the number of optimizer steps of the whole run; schedules are laid over it. `every` is the number of steps
 between two updates of the topology. No update is due in the last `every` steps, so that what was grown last is
@@ -7,48 +7,54 @@ trained. `fraction` is the share of active weights that moves at an update.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Literal
 
-from rewire.core.method import Method
-from rewire.core.schedule import Constant, Cosine, Every, Schedule
-from rewire.core.score import Absolute, Exploration, Gradient, Magnitude, Random, Score
+from rewire.core.method import Method, Proportional
+from rewire.core.schedule import Constant, Cosine, Every, Linear, Schedule
+from rewire.core.score import Absolute, Exploration, Gradient, GradientMean, Magnitude, Random, Score
+from rewire.methods.options import check
+from rewire.methods.registry import method
 
 
-def dense() -> Method:
-    """Returns ordinary training, for use with sparsity=0: the baseline of every comparison."""
-    return Method("dense")
-
-
-def static() -> Method:
-    """Returns a fixed mask, drawn once before training.
-
-    Reference: Liu et al., The Unreasonable Effectiveness of Random Pruning, https://arxiv.org/abs/2202.02643
-    """
-    return Method("static")
-
-
+@method(
+    "set",
+    paper="Mocanu et al., Nature Communications 2018, https://arxiv.org/abs/1707.04780",
+    keeps="the active weights of every layer",
+    costs="nothing",
+)
 def set_(steps: int = 0, *, every: int = 100, fraction: float = 0.3) -> Method:
     """Returns SET: drop the smallest abs(w), grow at random, a constant fraction.
 
     Reference: Mocanu et al., Scalable Training of Artificial Neural Networks with Adaptive Sparse Connectivity
     Inspired by Network Science, Nature Communications 2018, https://arxiv.org/abs/1707.04780
     """
-    _check("set_", steps, every, steps - every, fraction)
+    check("set_", steps, every, steps - every, fraction)
     return Method("set", Magnitude(), Random(), Constant(fraction), Every(every, steps - every))
 
 
+@method(
+    "set_itop",
+    paper="Liu et al., ICML 2021, https://arxiv.org/abs/2102.02887",
+    keeps="the active weights of every layer",
+    costs="nothing",
+)
 def set_itop(steps: int = 0, *, every: int = 1500, fraction: float = 0.5, end_fraction: float = 0.005) -> Method:
     """Returns SET-ITOP: SET with long intervals and a fraction that falls by a cosine over the whole run.
 
     Reference: Liu et al., Do We Actually Need Dense Over-Parameterization? In-Time Over-Parameterization in Sparse
     Training, ICML 2021, https://arxiv.org/abs/2102.02887
     """
-    _check("set_itop", steps, every, steps - every, fraction, end_fraction)
+    check("set_itop", steps, every, steps - every, fraction, end_fraction)
     schedule = Cosine(fraction, end_fraction, steps)
     return Method("set_itop", Magnitude(), Random(), schedule, Every(every, steps - every))
 
 
+@method(
+    "rigl",
+    paper="Evci et al., ICML 2020, https://arxiv.org/abs/1911.11134",
+    keeps="the active weights of every layer",
+    costs="the dense gradient at updates",
+)
 def rigl(steps: int = 0, *, every: int = 100, fraction: float = 0.3, stop: float = 0.75) -> Method:
     """Returns RigL: drop the smallest abs(w), grow the largest abs(gradient), until `stop` of the steps.
 
@@ -62,21 +68,33 @@ def rigl(steps: int = 0, *, every: int = 100, fraction: float = 0.3, stop: float
             f"stop={stop} is outside (0, 1]: it is the share of the run after which RigL moves nothing. Use 0.75."
         )
     last = min(int(stop * steps), steps - every)
-    _check("rigl", steps, every, last, fraction)
+    check("rigl", steps, every, last, fraction)
     schedule = Cosine(fraction, 0.0, int(stop * steps))
     return Method("rigl", Magnitude(), Gradient(), schedule, Every(every, last))
 
 
+@method(
+    "rigl_itop",
+    paper="Liu et al., ICML 2021, https://arxiv.org/abs/2102.02887",
+    keeps="the active weights of every layer",
+    costs="the dense gradient at updates",
+)
 def rigl_itop(steps: int = 0, *, every: int = 4000, fraction: float = 0.5, end_fraction: float = 0.005) -> Method:
     """Returns RigL-ITOP: RigL with long intervals and a fraction that falls by a cosine over the whole run.
 
     Reference: as `set_itop`.
     """
-    _check("rigl_itop", steps, every, steps - every, fraction, end_fraction)
+    check("rigl_itop", steps, every, steps - every, fraction, end_fraction)
     schedule = Cosine(fraction, end_fraction, steps)
     return Method("rigl_itop", Magnitude(), Gradient(), schedule, Every(every, steps - every))
 
 
+@method(
+    "dst_ee",
+    paper="Huang et al., DAC 2023, https://arxiv.org/abs/2211.16667",
+    keeps="the active weights of every layer",
+    costs="the dense gradient at updates, one byte of visits a weight",
+)
 def dst_ee(
     steps: int = 0,
     *,
@@ -106,42 +124,49 @@ def dst_ee(
     >>> print(dst_ee(steps=30_000))
     dst_ee
     """
-    _check("dst_ee", steps, every, steps - every, fraction, end_fraction)
+    check("dst_ee", steps, every, steps - every, fraction, end_fraction)
     schedule = Cosine(fraction, end_fraction, steps)
     bonus = Exploration(c, eps=eps, scale=scale)
     grow: Score = Absolute(Gradient(signed=True) + bonus) if signed else Gradient() + bonus
     return Method("dst_ee", Magnitude(), grow, schedule, Every(every, steps - every), regrow=regrow)
 
 
-METHODS: dict[str, Callable[..., Method]] = {
-    "dense": dense,
-    "static": static,
-    "set": set_,
-    "set_itop": set_itop,
-    "rigl": rigl,
-    "rigl_itop": rigl_itop,
-    "dst_ee": dst_ee,
-}
+@method(
+    "snfs",
+    paper="Dettmers and Zettlemoyer, 2019, https://arxiv.org/abs/1907.04840",
+    keeps="the active weights of all layers together",
+    costs="the dense gradient at every step, one float a weight",
+)
+def snfs(steps: int = 0, *, every: int = 1000, fraction: float = 0.5, decay: float = 0.9) -> Method:
+    """Returns SNFS: drop the smallest abs(w), grow the largest abs(running mean of the gradient), shared by its mean.
+
+    What all layers drop is handed back in proportion to the mean abs(running mean) over each layer's active weights.
+    The running mean, m = decay * m + (1 - decay) * gradient, is kept at every step and for every weight. The fraction
+    falls to 0 by a cosine.
+
+    Reference: Dettmers and Zettlemoyer, Sparse Networks from Scratch: Faster Training without Losing Performance,
+    section 3, https://arxiv.org/abs/1907.04840
+    """
+    check("snfs", steps, every, steps - every, fraction)
+    mean = GradientMean(decay)
+    due = Every(every, steps - every)
+    return Method("snfs", Magnitude(), mean, Cosine(fraction, 0.0, steps), due, share=Proportional(mean))
 
 
-def _check(name: str, steps: int, every: int, last: int, *fractions: float) -> None:
-    """Raises ValueError unless the options make sense and at least one update is due."""
-    if steps < 1:
-        raise ValueError(
-            f"{name}() does not know how long the run is (steps={steps}), and its schedule is laid over the whole "
-            f"run. Say how many optimizer steps it takes: {name}(steps=epochs * len(loader))."
-        )
-    if every < 1:
-        raise ValueError(f"every={every} is not an interval in optimizer steps. Use every=100, say.")
-    if last < every:
-        raise ValueError(
-            f"{name}(steps={steps}, every={every}) would never update: the first update would be at step {every}, "
-            f"and the last may be at step {max(last, 0)}. Use a shorter interval, such as "
-            f"every={max(1, steps // 25)}, or static() for a fixed mask."
-        )
-    for what, fraction in zip(("fraction", "end_fraction"), fractions, strict=False):
-        if not 0 <= fraction <= 1:
-            raise ValueError(
-                f"{what}={fraction} is outside [0, 1]: it is the share of active weights that moves at an update. "
-                "Use fraction=0.5, say."
-            )
+@method(
+    "mest",
+    paper="Yuan et al., NeurIPS 2021, https://arxiv.org/abs/2110.14032",
+    keeps="the active weights of every layer",
+    costs="the dense gradient at updates",
+)
+def mest(steps: int = 0, *, every: int = 1000, fraction: float = 0.3, penalty: float = 0.01) -> Method:
+    """Returns MEST: drop the smallest abs(w) + penalty * abs(gradient), grow at random, ever less (elastic mutation).
+
+    The fraction falls to 0 along a line over the run.
+
+    Reference: Yuan et al., MEST: Accurate and Fast Memory-Economic Sparse Training Framework on the Edge, NeurIPS
+    2021, section 3, https://arxiv.org/abs/2110.14032
+    """
+    check("mest", steps, every, steps - every, fraction)
+    drop = Magnitude() + penalty * Gradient()
+    return Method("mest", drop, Random(), Linear(fraction, 0.0, steps), Every(every, steps - every))
