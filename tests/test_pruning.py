@@ -164,6 +164,26 @@ def test_grasp_keeps_what_the_gradient_needs() -> None:
         assert values.min() < 0 < values.max()
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_grasp_leaves_a_network_with_more_gradient_than_before(seed: int) -> None:
+    """Half of the weights are kept; the half of lowest scores, kept instead, lets hardly any through."""
+    torch.manual_seed(seed)
+    model = nn.Sequential(nn.Linear(8, 32), nn.ReLU(), nn.Linear(32, 32), nn.ReLU(), nn.Linear(32, 4)).double()
+    batches = [(torch.randn(64, 8).double(), torch.randint(4, (64,)))]
+
+    def flow(kept: dict[str, Tensor]) -> float:
+        parameters = {name: weight.detach().requires_grad_() for name, weight in model.named_parameters()}
+        pruned = {name: weight * kept.get(name, 1) for name, weight in parameters.items()}
+        loss = F.cross_entropy(torch.func.functional_call(model, pruned, batches[0][0]), batches[0][1])
+        return sum(float(g.square().sum()) for g in torch.autograd.grad(loss, [parameters[name] for name in kept]))
+
+    highest = masks(model, GraSP(), batches, 0.5)
+    lowest = masks(model, {name: -values for name, values in scores(GraSP(), model, batches).items()}, batches, 0.5)
+    whole = flow({name: torch.ones_like(mask) for name, mask in highest.items()})
+    assert all(not bool((highest[name] & lowest[name]).any()) for name in highest)
+    assert flow(highest) > whole > 50 * flow(lowest)
+
+
 @given(st.lists(st.integers(1, 6), min_size=3, max_size=6), st.integers(0, 99))
 def test_synaptic_flow_is_conserved_from_layer_to_layer(widths: list[int], seed: int) -> None:
     torch.manual_seed(seed)
@@ -458,6 +478,26 @@ def test_snip_takes_batch_norms_in_the_mode_they_are_in() -> None:
         torch.testing.assert_close(found, (model[0].weight * gradient).abs().detach())
         gradients[mode] = found
     assert not torch.allclose(gradients[True], gradients[False])
+
+
+class Gathering(nn.Module):
+    """Sums what a layer makes of the nodes at one end of each edge."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 1, bias=False)
+
+    def forward(self, nodes: Tensor, edges: Tensor) -> Tensor:
+        return self.fc(nodes)[edges[1]].sum()
+
+
+def test_synflow_keeps_inputs_whole_that_refer_to_each_other() -> None:
+    """R = sum over the three edges of |w1| + |w2|."""
+    model = Gathering()
+    with torch.no_grad():
+        model.fc.weight.copy_(torch.tensor([[1.0, -2.0]]))
+    inputs = (torch.randn(4, 2), torch.tensor([[0, 1, 2], [3, 3, 0]]))
+    assert scores(SynFlow(), model, [(inputs, None)])["fc.weight"].tolist() == [[3.0, 6.0]]
 
 
 def test_synflow_does_not_depend_on_the_mode_nor_on_the_data() -> None:

@@ -43,6 +43,8 @@ class Masked(Storage):
         )
         started = {need.name: need.start(weight.parameter.detach()) for need in self.needs}
         self.buffers = {name: buffer for name, buffer in started.items() if buffer is not None}
+        self._place = stored.device, stored.dtype
+        self._zeros: dict[torch.dtype, Tensor] = {}  # kept, for on a GPU to make one is a kernel of its own
 
     @property
     def nbytes(self) -> int:
@@ -122,7 +124,7 @@ class Masked(Storage):
             weight.add_(reservoir)
             reservoir.copy_(torch.where(after, 0, weight))
             self.buffers[TRAINED.name].copy_(self._spread(trained))
-            _keep_(weight, after)
+            self._keep_(weight, after)
         self.active.copy_(after)
         add_visit_(self.visits, active)
 
@@ -145,7 +147,6 @@ class Masked(Storage):
     def _unfold(self, folded: Shaped[Tensor, "groups units size"]) -> Shaped[Tensor, "..."]:
         return self.weight.as_stored(self.structure.unfold(folded, self.shape))
 
-    @torch.no_grad()
     def after_gradient_(self, stays_dense: bool) -> None:
         """Zeroes the gradient at inactive places unless an update needs it; a NaN there does not survive."""
         gradient = self.parameter.grad
@@ -155,17 +156,16 @@ class Masked(Storage):
             with torch.enable_grad():
                 self.parameter.grad = torch.where(self.trained, gradient, 0)
         else:
-            _keep_(gradient, self.trained)
+            self._keep_(gradient, self.trained)
 
-    @torch.no_grad()
     def zero_inactive_(self, state: Mapping[str, Any]) -> None:
         self.follow_()
         if RESERVOIR.name in self.buffers:  # what the step made of weights that the forward pass saw as 0
             self.buffers[RESERVOIR.name].add_(torch.where(self.trained & ~self.active, self.parameter.detach(), 0))
-        _keep_(self.parameter.detach(), self.active)
+        self._keep_(self.parameter.detach(), self.active)
         for value in state.values():
-            if isinstance(value, Tensor) and value.shape == self.parameter.shape:
-                _keep_(value, self.trained)
+            if isinstance(value, Tensor) and value.shape == self.stored:
+                self._keep_(value, self.trained)
 
     @torch.no_grad()
     def observe_(self, skipped: Tensor | None) -> None:
@@ -182,8 +182,10 @@ class Masked(Storage):
 
     def follow_(self) -> None:
         device = self.parameter.device
-        if self.active.device != device:
-            self.active, self.visits = self.active.to(device), self.visits.to(device)
+        if self._place == (device, self.parameter.dtype):
+            return
+        self._place, self._zeros = (device, self.parameter.dtype), {}
+        self.active, self.visits = self.active.to(device), self.visits.to(device)
         self.buffers = {
             name: buffer.to(self.parameter if buffer.is_floating_point() else device)
             for name, buffer in self.buffers.items()
@@ -220,11 +222,12 @@ class Masked(Storage):
     def take_(self, active: Tensor, visits: Tensor, buffers: Mapping[str, Tensor], state: dict[str, Any]) -> None:
         self.active.copy_(active)
         self.visits.copy_(visits)
-        _keep_(self.parameter.detach(), self.active)  # whatever is there, it is not of this run
+        self._keep_(self.parameter.detach(), self.active)  # whatever is there, it is not of this run
         for name, buffer in self.buffers.items():
             buffer.copy_(buffers[name])
 
-
-def _keep_(values: Tensor, active: Bool[Tensor, "..."]) -> None:
-    """Zeroes in place where not active. `where` and not a product: NaN * 0 is NaN."""
-    torch.where(active, values, values.new_zeros(()), out=values)
+    def _keep_(self, values: Tensor, active: Bool[Tensor, "..."]) -> None:
+        """Zeroes in place where not active. `where` and not a product: NaN * 0 is NaN."""
+        if values.dtype not in self._zeros:
+            self._zeros[values.dtype] = values.new_zeros(())
+        torch.where(active, values, self._zeros[values.dtype], out=values)

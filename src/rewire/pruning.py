@@ -139,7 +139,7 @@ class SynFlow(Pruner):
             rest = {name: _double(p.detach().abs()) for name, p in model.named_parameters() if name not in leaves}
             buffers = {name: _double(buffer.clone()) for name, buffer in model.named_buffers()}
             with _undisturbed(model, nn.Module):
-                ones = _pytree.tree_map_only(Tensor, _one_example, batches[0][0])
+                ones = _ones(batches[0][0])
                 outputs = _pytree.tree_leaves(_run(model, leaves | rest | buffers, ones))
                 flow = torch.stack([o.sum() for o in outputs if isinstance(o, Tensor) and o.is_floating_point()]).sum()
                 gradient = torch.autograd.grad(flow, tuple(leaves.values()), materialize_grads=True)
@@ -236,10 +236,18 @@ def _double(tensor: Tensor) -> Tensor:
     return tensor.double() if tensor.is_floating_point() else tensor
 
 
-def _one_example(tensor: Tensor) -> Tensor:
-    """The first example of an input, its numbers replaced by ones of float64; whole numbers stay."""
-    first = tensor[:1] if tensor.ndim else tensor
-    return torch.ones_like(first, dtype=torch.float64) if tensor.is_floating_point() else first
+def _ones(inputs: Any) -> Any:
+    """The inputs of one example, ones of float64 in place of their numbers; whole numbers stay.
+
+    Of several tensors all examples: one may hold places in another, as the edges of a graph do.
+    """
+    alone = sum(isinstance(leaf, Tensor) for leaf in _pytree.tree_leaves(inputs)) == 1
+
+    def replaced(tensor: Tensor) -> Tensor:
+        kept = tensor[:1] if alone and tensor.ndim else tensor
+        return torch.ones_like(kept, dtype=torch.float64) if tensor.is_floating_point() else kept
+
+    return _pytree.tree_map_only(Tensor, replaced, inputs)
 
 
 def _check_count(pruner: Pruner, name: str) -> None:

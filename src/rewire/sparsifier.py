@@ -560,6 +560,7 @@ class Sparsifier:
             self._phase.end_(model, self._storages)
         self._phase = None
 
+    @torch.no_grad()
     def _zero_inactive(self) -> None:
         for storage in self._storages.values():
             storage.zero_inactive_(self._state_of(storage))

@@ -19,6 +19,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from rewire.core.schedule import Cubic
+from rewire.core.select import nth_highest
 
 Distribution = Literal["uniform", "er", "erk", "global"]
 
@@ -162,7 +163,7 @@ def rank(
     everything = torch.cat([values.flatten() for values in scores.values()])
     pieces = dict(zip(scores, everything.split(list(sizes.values())), strict=True))  # now of one type
     count = min(max(total, 1), everything.numel())
-    threshold = everything.kthvalue(everything.numel() - count + 1).values
+    threshold = nth_highest(everything, count)
     ideal: dict[str, float] = {name: int((values > threshold).sum()) for name, values in pieces.items()}
     ties = count - int(sum(ideal.values()))
     for name, values in pieces.items():

@@ -35,8 +35,15 @@ def _top_of_one(score: Float[Tensor, "units"], candidates: Bool[Tensor, "units"]
     count = min(count, units)
     if count <= 0:
         return torch.zeros_like(candidates)
-    threshold = score.kthvalue(units - count + 1).values
+    threshold = nth_highest(score, count)
     above = score > threshold
     ties = (score == threshold) & candidates
     missing = count - above.sum(dtype=torch.int32)
     return above | (ties & (ties.cumsum(0, dtype=torch.int32) <= missing))
+
+
+def nth_highest(score: Float[Tensor, "units"], count: int) -> Float[Tensor, ""]:
+    """Returns the `count`-th highest score. On a GPU topk works with all of it, kthvalue with one block of threads."""
+    if score.device.type == "cpu":
+        return score.kthvalue(score.numel() - count + 1).values
+    return score.topk(count, sorted=False).values.amin()
