@@ -13,7 +13,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "rewire"
 ROWS = (  # a module imports from the rows above its own and from its own folder; two modules of one row are strangers
     ("core", "atomic", "measures"),
     ("pruning", "words"),
-    ("methods", "layers", "sharding", "metrics", "tasks", "record", "files", "checkpoint", "processes"),
+    ("methods", "layers", "sharding", "metrics", "tasks", "record", "files", "checkpoint", "processes", "cost"),
     ("engine.library", "engine.op", "engine.places", "storage", "report"),
     ("engine.stream",),
     ("engine.ops", "engine.layout_ops", "engine.streams"),
@@ -45,7 +45,7 @@ SPARSITY = {"core", "methods", "pruning", "layers", "metrics", "storage", "maske
 EVERYWHERE = {"torch", "jaxtyping", "numpy"}  # what every install has; any other package has one door
 HEAVY = (
     *("matplotlib", "scipy", "sklearn", "PIL", "tyro", "rich", "safetensors", "datasets", "pandas"),
-    *("gensim", "torch_geometric"),
+    *("gensim", "torch_geometric", "codecarbon"),
 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from rewire import comparison, record
-from rewire.comparison import RECORDS, compare, grid, parse_sweep
+from rewire.comparison import RECORDS, compare, grid, parse_sweeps
 from rewire.core.budget import ConstantDensity
 from rewire.methods import METHODS
 from rewire.recipe import Recipe, Runtime
@@ -35,10 +35,25 @@ def test_seeds_count_from_the_recipe_s_own() -> None:
 def test_a_sweep_multiplies_only_what_reads_it() -> None:
     points = grid(
         TINY, methods=["dense", "rigl_itop", "dst_ee"], sparsities=[0.9], seeds=1,
-        sweep={"c": [0.0, 1e-3], "scale": ["none", "layer"]},
+        sweeps=[{"c": [0.0, 1e-3], "scale": ["none", "layer"]}],
     )  # fmt: skip
     assert [point.method for point in points] == ["dense", "rigl_itop"] + 4 * ["dst_ee"]
     assert {(p.c, p.scale) for p in points[2:]} == {(c, s) for c in (0.0, 1e-3) for s in ("none", "layer")}
+
+
+def test_several_sweeps_are_one_grid_seed_by_seed() -> None:
+    words = ["c=0,1e-3", "or", "c=1", "scale=layer", "or", "options=acquisition=epsilon+epsilon=0.3,window=4"]
+    points = grid(TINY, methods=["dst_ee"], sparsities=[0.9], seeds=2, sweeps=parse_sweeps(words))
+    found = [(point.c, point.scale, point.options) for point in points if point.seed == 0]
+    epsilon, window = ("acquisition=epsilon", "epsilon=0.3"), ("window=4",)
+    plain = [(0.0, "none", ()), (1e-3, "none", ()), (1.0, "layer", ())]
+    assert found == [*plain, (1e-5, "none", epsilon), (1e-5, "none", window)]
+    assert [point.seed for point in points] == [0] * 5 + [1] * 5
+
+
+def test_no_word_is_the_recipe_itself() -> None:
+    assert parse_sweeps([]) == [{}]
+    assert parse_sweeps(["or", "c=1"]) == [{}, {"c": [1.0]}]
 
 
 @pytest.mark.parametrize("steps", [40, 1600, 4212])
@@ -62,6 +77,14 @@ def test_rigl_as_published_stops_earlier() -> None:
 def test_no_job_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"jobs=0 runs nothing. Use 1"):
         compare([], Runtime(out=tmp_path), jobs=0)
+    with pytest.raises(ValueError, match=r"jobs=2 runs would share it. Use jobs=1 with energy"):
+        compare([], Runtime(out=tmp_path, energy=True), jobs=2)
+
+
+def test_torchrun_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(ValueError, match=r"torchrun started several. Type rewire compare without torchrun"):
+        compare([], Runtime(out=tmp_path))
 
 
 def test_no_seed_is_refused() -> None:
@@ -83,7 +106,7 @@ def test_no_seed_is_refused() -> None:
     ],
 )
 def test_sweeps_take_the_type_of_their_field(word: str, expected: dict[str, list[Any]]) -> None:
-    found = parse_sweep([word])
+    (found,) = parse_sweeps([word])
     assert found == expected
     name = next(iter(expected))
     assert [type(value) for value in found[name]] == [type(value) for value in expected[name]]
@@ -100,7 +123,7 @@ def test_sweeps_take_the_type_of_their_field(word: str, expected: dict[str, list
 )
 def test_sweeps_that_say_nothing_are_refused(word: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        parse_sweep([word])
+        parse_sweeps([word])
 
 
 def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,7 +173,7 @@ def test_the_time_limit_starts_no_run_after_it(tmp_path: Path) -> None:
 
 
 def test_runs_are_announced_with_what_differs(tmp_path: Path) -> None:
-    points = grid(TINY, methods=["dst_ee"], sparsities=[0.9], seeds=1, sweep={"c": [0.0, 0.1]})
+    points = grid(TINY, methods=["dst_ee"], sparsities=[0.9], seeds=1, sweeps=[{"c": [0.0, 0.1]}])
     said: list[str] = []
     compare(points, Runtime(out=tmp_path), announce=said.append)
     assert [line.partition(":")[0] for line in said] == [
@@ -166,7 +189,8 @@ def test_workers_give_the_same_records(tmp_path: Path) -> None:
     assert missing == 0
 
     def comparable(entry: record.Record) -> dict[str, Any]:
-        return {"recipe": entry.recipe, "curves": entry.curves, "result": {**entry.result, "seconds": 0}}
+        result = entry.result | {"seconds": 0, "peak_memory": 0}
+        return {"recipe": entry.recipe, "curves": entry.curves, "result": result}
 
     assert [comparable(entry) for entry in together] == [comparable(entry) for entry in alone]
     assert len(record.read(tmp_path / "together" / RECORDS)) == 4

@@ -108,7 +108,8 @@ def test_stopped_and_resumed_is_never_stopped(
     files = [tmp_path / name / "model.safetensors" for name in ("whole", "parts")]
     assert files[0].read_bytes() == files[1].read_bytes()
     assert resumed.curves == whole.curves
-    assert {**resumed.result, "seconds": 0} == {**whole.result, "seconds": 0}
+    measured = {"seconds": 0, "peak_memory": 0}
+    assert resumed.result | measured == whole.result | measured
 
 
 @needs_kernels

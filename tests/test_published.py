@@ -6,6 +6,7 @@ import pytest
 
 from rewire.recipes.published import PUBLISHED
 from rewire.record import key
+from rewire.report.published import FIGURES
 
 
 @pytest.mark.parametrize("table", PUBLISHED)
@@ -25,6 +26,17 @@ def test_the_cifar_table_begins_with_its_hardest_cells() -> None:
     assert {(p.epochs, p.batch_size, p.lr, p.weight_decay, p.every) for p in points} == {(160, 128, 0.1, 5e-4, 1000)}
     cells = Counter((p.task, p.model) for p in points)
     assert set(cells.values()) == {1 + 11 * 3}
+
+
+def test_the_imagenet_table_is_80_and_90_percent_of_every_method_that_has_a_published_figure() -> None:
+    points = PUBLISHED["paper/imagenet"](1)
+    assert {(p.task, p.model, p.epochs, p.seed) for p in points} == {("imagenet", "resnet50_imagenet", 100, 1)}
+    cells = {method: [p.sparsity for p in points if p.method == method] for method in {p.method for p in points}}
+    assert cells.pop("dense") == [0.8]
+    assert set(map(tuple, cells.values())) == {(0.8, 0.9)}
+    published = set(FIGURES["imagenet", "resnet50_imagenet"]) - {"chase"}  # which is no method here
+    assert set(cells) == (published - {"dense"}) | {"set_itop"}
+    assert points[0].method == "dense"
 
 
 def test_the_link_prediction_table_has_50_and_60_epochs_and_admm() -> None:

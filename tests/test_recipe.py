@@ -17,6 +17,7 @@ TRAINING_IMAGES = {
     "cifar10": 50_000,
     "cifar100": 50_000,
     "folder": 1_281_167,
+    "imagenet": 1_281_167,
     "linkpred-CollegeMsg-temporal": 2 * 59_835 * 4 // 5,  # pairs: four fifths of the edges, and as many non-edges
     "gnn-planetoid-cora": 1,  # the whole graph
     "shakespeare": 1_003_854 // 256,  # crops
@@ -126,6 +127,11 @@ def test_sparsities(value: float | str, expected: object) -> None:
         ({"label_smoothing": 2.0}, r"label_smoothing=2.0 is outside \[0, 1\)"),
         ({"weight_decay": -1.0}, "weight_decay=-1.0 is below 0. Use 0 for none"),
         ({"warmup_epochs": -1.0}, "warmup_epochs=-1.0 is below 0. Use 0 for none"),
+        ({"clip": -1.0}, "clip=-1.0 is below 0. Use 0 for none"),
+        ({"end_lr": 0.2}, "lr=0.1 cannot fall to end_lr=0.2. Use a number from 0 to 0.1"),
+        ({"end_lr": -0.1}, "lr=0.1 cannot fall to end_lr=-0.1. Use a number from 0 to 0.1"),
+        ({"beta2": 1.0}, r"beta2=1.0 is outside \[0, 1\)"),
+        ({"walks": "test"}, 'walks="test" is unknown. Use one of train, all'),
         ({"stop": 2.0}, "stop=2.0 is no share of the run. Use a number above 0 and up to 1"),
         ({"hidden": (256, 0)}, r"hidden=\(256, 0\) has a layer without units. Use at least 1"),
     ],
@@ -231,3 +237,48 @@ def test_a_task_reads_what_it_can() -> None:
 def test_a_task_that_is_none_is_refused(task: str) -> None:
     with pytest.raises(ValueError, match=re.escape(f'task="{task}" is unknown. Use one of digits, cifar10')):
         Recipe(task=task)
+
+
+# ---- fields that came later
+
+
+@pytest.mark.parametrize(
+    ("recipe", "before"),
+    [  # the keys that these recipes had before there was any of the fields below
+        (Recipe(), "4b7624b3fbd0f553"),
+        (Recipe(task="linkpred-g"), "a7bb1b2266880b8e"),
+        (Recipe(task="gnn-g", model="gcn", optimizer="adamw"), "dade763a7e870296"),
+        (Recipe(task="shakespeare", model="gpt", optimizer="adamw"), "aa193e58ceb3f4b4"),
+        (Recipe(task="cifar10", model="vgg19", method="dense", schedule="steps"), "c21c556b335d6f67"),
+    ],
+)
+def test_a_recorded_run_keeps_its_key(recipe: Recipe, before: str) -> None:
+    assert key(recipe.identity()) == before
+
+
+LINKS, ADAMW = Recipe(task="linkpred-g"), Recipe(optimizer="adamw")
+
+
+@pytest.mark.parametrize(
+    ("recipe", "changes", "read"),
+    [
+        (LINKS, {"walks": "all"}, True),
+        (Recipe(task="gnn-g", model="gcn"), {"walks": "all"}, False),
+        (Recipe(), {"walks": "all"}, False),
+        (ADAMW, {"beta2": 0.99}, True),
+        (Recipe(), {"beta2": 0.99}, False),
+        (Recipe(schedule="cosine"), {"end_lr": 0.01}, True),
+        (Recipe(schedule="linear"), {"end_lr": 0.01}, True),
+        (Recipe(schedule="steps"), {"end_lr": 0.01}, False),
+        (Recipe(schedule="constant"), {"end_lr": 0.01}, False),
+        (Recipe(), {"clip": 1.0}, True),
+        (Recipe(method="dense"), {"clip": 1.0}, True),
+    ],
+)
+def test_a_later_field_is_in_the_identity_where_it_is_read_and_says_something(
+    recipe: Recipe, changes: dict[str, object], read: bool
+) -> None:
+    changed = replace(recipe, **changes)  # type: ignore[arg-type]
+    assert changed.identity() == recipe.identity() | (changes if read else {})
+    assert not changes.keys() & recipe.identity().keys()
+    assert Recipe.of(changed.identity()).identity() == changed.identity()

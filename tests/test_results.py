@@ -1,15 +1,20 @@
-"""Every table of the README and the docs is what the committed records give: no figure is typed by hand."""
+"""Every table and plot of the README and the docs is what the committed records give: no figure is typed by hand."""
 
 import inspect
+import re
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from rewire import METHODS, ConstantDensity, Method, record
-from rewire.report.refresh import BENCHMARK, PLACE, refresh
+from rewire.record import Record
+from rewire.report.refresh import BENCHMARK, PLACE, images, refresh
 
 ROOT = Path(__file__).parents[1]
+RESULTS = [ROOT / "results"]
+STUDIES = [*RESULTS, *ROOT.glob("studies")]  # studies vary what the tables of results would have to name in every row
+FOLDERS = {"exploration.md": STUDIES}
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -20,9 +25,28 @@ PAGES = [
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_tables_of_a_page_come_from_the_records(page: Path) -> None:
     text = page.read_text()
-    assert refresh(text, record.read(ROOT / "results"), ROOT / "benchmarks" / "results") == text, (
-        f"{page.name} and results/ disagree. Type: rewire report results/ --refresh {page.relative_to(ROOT)}"
+    folders = " ".join(f"{folder.name}/" for folder in FOLDERS.get(page.name, RESULTS))
+    assert refresh(text, records_of(page), ROOT / "benchmarks" / "results") == text, (
+        f"{page.name} and {folders} disagree. Type: rewire report {folders} --refresh {page.relative_to(ROOT)}"
     )
+
+
+def records_of(page: Path) -> list[Record]:
+    return record.read(FOLDERS.get(page.name, RESULTS))
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_the_plots_of_a_page_come_from_the_records(page: Path) -> None:
+    """By their words, which hold the figures: where a line is drawn to the last digit is a matter of versions."""
+    made = images(page.read_text(), records_of(page))
+    found = {path.name: path.read_text() for path in page.parent.glob(f"{page.stem}-*.svg")} if made else {}
+    assert {name: words_of(image) for name, image in found.items()} == {
+        name: words_of(image) for name, image in made.items()
+    }
+
+
+def words_of(image: str) -> list[str]:
+    return re.findall(r"<desc>(.*?)</desc>", image, re.DOTALL)
 
 
 def test_the_readme_has_tables() -> None:
@@ -35,7 +59,7 @@ def test_every_recorded_run_of_a_dynamic_method_made_at_least_twenty_updates() -
     assert {"set", "rigl", "dst_ee", "snfs"} <= set(constant)
     short = [
         entry.recipe
-        for entry in record.read(ROOT / "results")
+        for entry in record.read(STUDIES)
         if entry.recipe["method"] in constant and entry.result["updates"] < 20
     ]
     assert not short
@@ -49,4 +73,4 @@ def _moves_at_a_constant_density(make: Callable[..., Method]) -> bool:
 
 
 def test_every_record_names_a_clean_commit() -> None:
-    assert not [entry.recipe for entry in record.read(ROOT / "results") if len(entry.commit) != 40]
+    assert not [entry.recipe for entry in record.read(STUDIES) if len(entry.commit) != 40]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -17,18 +18,25 @@ from rewire.core.method import Method
 from rewire.engines import Choices, engines_of
 from rewire.recipe import Recipe, sparsities_of, structure_of
 from rewire.sparsifier import Sparsifier, Update, sparsify
-from rewire.tasks import images, kind, models
+from rewire.tasks import STREAMED, images, kind, models
 from rewire.tasks.data import Dataset, Split, split
-from rewire.tasks.graphs import LinkData, graph_data, link_data, read_edges
+from rewire.tasks.graphs import GraphData, LinkData, graph_data, link_data, read_edges
+from rewire.tasks.graphs.pair_mlp import pair_mlp
 from rewire.tasks.graphs.tasks import LinkPrediction, MessagePassing
+from rewire.tasks.imagenet import StreamedImages, images_of
 from rewire.tasks.language import NextCharacter
 from rewire.tasks.models.mlp import mlp
 from rewire.tasks.task import Batch, Task
 from rewire.tasks.text import shakespeare
 
 
-def build_task(recipe: Recipe, folder: Path | None, *, outline: bool = False) -> Task:
-    """Returns the recipe's task; with `outline`, where its sizes are known, without its data."""
+def build_task(recipe: Recipe, folder: Path | None, *, outline: bool = False, workers: int | None = None) -> Task:
+    """Returns the recipe's task; with `outline`, where its sizes are known, without its data.
+
+    workers: as in `Runtime`.
+    """
+    if recipe.task in STREAMED:
+        return _streamed_task(recipe, folder, outline, workers)
     return _TASKS[kind(recipe.task)](recipe, folder, outline)
 
 
@@ -51,6 +59,21 @@ def _image_task(recipe: Recipe, folder: Path | None, outline: bool) -> Task:
     )
 
 
+def _streamed_task(recipe: Recipe, folder: Path | None, outline: bool, workers: int | None) -> Task:
+    found = images_of(folder, recipe.validation, recipe.seed, outline=outline)
+    check_batch_size(recipe, found.count)
+    return StreamedImages(
+        found,
+        make=lambda: _network(recipe, 3, recipe.image_size, found.classes),
+        batch_size=recipe.batch_size,
+        size=recipe.image_size,
+        label_smoothing=recipe.label_smoothing,
+        seed=recipe.seed,
+        workers=workers,
+        channels_last=recipe.channels_last,
+    )
+
+
 def _text_task(recipe: Recipe, folder: Path | None, outline: bool) -> Task:
     text = shakespeare(folder)
 
@@ -62,12 +85,12 @@ def _text_task(recipe: Recipe, folder: Path | None, outline: bool) -> Task:
 
 
 def _link_task(recipe: Recipe, folder: Path | None, outline: bool) -> Task:
-    data = _link_data(_edge_list(recipe, folder), recipe.validation, recipe.seed)
+    data = _link_data(_edge_list(recipe, folder), recipe.validation, recipe.seed, recipe.walks)
     if recipe.model != "mlp":
         raise ValueError(f'model="{recipe.model}" does not see pairs of nodes. Use model=mlp, or the task gnn-GRAPH.')
     check_batch_size(recipe, len(data.train), "pairs of nodes")
     return LinkPrediction(
-        data, lambda: mlp(data.features, recipe.hidden, 1, seed=recipe.seed), recipe.batch_size, recipe.seed
+        data, lambda: pair_mlp(data.embeddings, recipe.hidden, seed=recipe.seed), recipe.batch_size, recipe.seed
     )
 
 
@@ -76,9 +99,7 @@ def _graph_task(recipe: Recipe, folder: Path | None, outline: bool) -> Task:
 
     if recipe.model not in ENCODERS:
         raise ValueError(f'model="{recipe.model}" passes no messages. Use one of {", ".join(ENCODERS)}.')
-    test = 0.1
-    edges = read_edges(_edge_list(recipe, folder))
-    data = graph_data(edges, validation=recipe.validation * (1 - test), test=test, seed=recipe.seed)
+    data = _graph_data(_edge_list(recipe, folder), recipe.validation, recipe.seed)
     width = max(1, round(WIDTH * recipe.width))
     return MessagePassing(
         data, lambda: ENCODERS[recipe.model](data.num_nodes, width=width, seed=recipe.seed), recipe.seed
@@ -101,11 +122,18 @@ def _edge_list(recipe: Recipe, folder: Path | None) -> Path:
     return known[graph]
 
 
-@lru_cache(maxsize=1)
-def _link_data(path: Path, validation: float, seed: int) -> LinkData:
+@lru_cache(maxsize=2)  # of both `walks`
+def _link_data(path: Path, validation: float, seed: int, walks: Literal["train", "all"]) -> LinkData:
     """The pairs of nodes of one seed, prepared once for all methods that are compared on them."""
     test = 0.2
-    return link_data(read_edges(path), validation=validation * (1 - test), test=test, seed=seed)
+    return link_data(read_edges(path), validation=validation * (1 - test), test=test, seed=seed, walk_over=walks)
+
+
+@lru_cache(maxsize=1)
+def _graph_data(path: Path, validation: float, seed: int) -> GraphData:
+    """The same for message passing."""
+    test = 0.1
+    return graph_data(read_edges(path), validation=validation * (1 - test), test=test, seed=seed)
 
 
 def build_dataset(recipe: Recipe, folder: Path | None) -> Dataset:
@@ -142,17 +170,15 @@ def check_batch_size(recipe: Recipe, count: int, what: str = "images") -> None:
 
 def build_model(recipe: Recipe, dataset: Dataset) -> nn.Module:
     """Returns the recipe's network with its initial weights, on the CPU."""
+    return _network(recipe, dataset.channels, dataset.size, dataset.classes)
+
+
+def _network(recipe: Recipe, channels: int, size: int, classes: int) -> nn.Module:
     if recipe.model == "mlp":
-        inputs = dataset.channels * dataset.size**2
-        model: nn.Module = mlp(inputs, recipe.hidden, dataset.classes, seed=recipe.seed)
+        model: nn.Module = mlp(channels * size**2, recipe.hidden, classes, seed=recipe.seed)
     else:
         model = models.build(
-            recipe.model,
-            classes=dataset.classes,
-            channels=dataset.channels,
-            size=dataset.size,
-            width=recipe.width,
-            seed=recipe.seed,
+            recipe.model, classes=classes, channels=channels, size=size, width=recipe.width, seed=recipe.seed
         )
     return model.to(memory_format=torch.channels_last) if recipe.channels_last else model  # type: ignore[call-overload]
 
@@ -165,25 +191,25 @@ def build_optimizer(recipe: Recipe, model: nn.Module) -> torch.optim.Optimizer:
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "adamw":
-        return torch.optim.AdamW(groups, lr=recipe.lr, fused=True)
+        return torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, recipe.beta2), fused=True)
     return torch.optim.SGD(groups, lr=recipe.lr, momentum=recipe.momentum, nesterov=recipe.momentum > 0, fused=True)
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int, warmup: int) -> float:
     """Returns the learning rate of the step that follows `step` others.
 
-    constant: lr. steps: lr, lr / 10 from one half of the steps, lr / 100 from three quarters. linear: lr (1 - step /
-    steps). cosine: lr / 2 (1 + cos(pi step / steps)). During the first `warmup` steps all are multiplied by
-    (step + 1) / warmup.
+    constant: lr. steps: lr, lr / 10 from one half of the steps, lr / 100 from three quarters. linear: a = 1 - step /
+    steps, and cosine: a = (1 + cos(pi step / steps)) / 2, of a lr + (1 - a) end_lr. During the first `warmup` steps all
+    are multiplied by (step + 1) / warmup.
 
     >>> [round(learning_rate(Recipe(lr=1.0, schedule="steps"), step, 100, 0), 4) for step in (0, 49, 50, 75)]
     [1.0, 1.0, 0.1, 0.01]
     """
-    factor = min(1.0, (step + 1) / warmup) if warmup else 1.0
+    factor, end = min(1.0, (step + 1) / warmup) if warmup else 1.0, recipe.end_lr / recipe.lr
     if recipe.schedule == "cosine":
-        factor *= (1 + math.cos(math.pi * step / steps)) / 2
+        factor *= end + (1 - end) * (1 + math.cos(math.pi * step / steps)) / 2
     elif recipe.schedule == "linear":
-        factor *= 1 - step / steps
+        factor *= end + (1 - end) * (1 - step / steps)
     elif recipe.schedule == "steps":
         factor *= 0.1 ** ((2 * step >= steps) + (4 * step >= 3 * steps))
     return recipe.lr * factor
@@ -230,6 +256,21 @@ def build_sparsifier(
 def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     """Returns the precision in which forward passes run."""
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16)
+
+
+def compiled(model: nn.Module, device: torch.device, *, alone: bool = True) -> nn.Module:
+    """Returns the model compiled; on a GPU its forward and its backward pass are one CUDA graph each.
+
+    What masks, clips, steps and rewires stays outside, and runs on the same weights and gradients. Where cuDNN must
+    be deterministic, kernels are chosen by rule and not by measurement. alone: in one process; what
+    DistributedDataParallel sends while the backward pass still runs cannot be captured, so there are no graphs.
+    """
+    options: dict[str, str | int | bool | Callable[..., Any]] = {}
+    if device.type == "cuda":
+        options = {"triton.cudagraphs": alone, "deterministic": torch.backends.cudnn.deterministic}
+        known = torch._inductor.list_options()  # torch has the second from 2.9 on
+        options = {name: value for name, value in options.items() if name in known}
+    return torch.compile(model, options=options)  # type: ignore[return-value]
 
 
 @lru_cache(maxsize=1)

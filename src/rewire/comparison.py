@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from itertools import chain
 from multiprocessing.synchronize import Event
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from typing import Any
 from rewire import record
 from rewire.assembly import run_name
 from rewire.methods import METHODS
+from rewire.processes import Processes
 from rewire.recipe import Recipe, Runtime
 from rewire.record import Record
 from rewire.training import Stop, Stopped, train, until
@@ -32,7 +34,7 @@ def grid(
     methods: Sequence[str],
     sparsities: Sequence[float | str],
     seeds: int,
-    sweep: Mapping[str, Sequence[Any]] | None = None,
+    sweeps: Sequence[Mapping[str, Sequence[Any]]] = ({},),
     equal_updates: bool = True,
 ) -> list[Recipe]:
     """Returns the recipes of a comparison, seed by seed, so that one that stops early has whole seeds.
@@ -40,8 +42,9 @@ def grid(
     Recipes of equal identity are one run: dense appears once a seed, and a value that a method does not read does
     not multiply its runs.
 
-    seeds: how many, from the recipe's own upward. sweep: values by field of the recipe. equal_updates: every dynamic
-    method updates as often as the others; RigL, which would stop at three quarters of the run, goes on like them.
+    seeds: how many, from the recipe's own upward. sweeps: values by field of the recipe, all combinations of each.
+    equal_updates: every dynamic method updates as often as the others; RigL, which would stop at three quarters of the
+    run, goes on like them.
 
     >>> [point.method for point in grid(Recipe(), methods=["dense", "set"], sparsities=[0.9, 0.95], seeds=1)]
     ['dense', 'set', 'set']
@@ -54,22 +57,25 @@ def grid(
     for seed in range(recipe.seed, recipe.seed + seeds):
         for method in methods:
             for sparsity in sparsities:
-                for changes in _combinations(sweep or {}):
+                for changes in chain.from_iterable(map(_combinations, sweeps)):
                     values: dict[str, Any] = {"seed": seed, "method": method, "sparsity": sparsity} | changes
                     point = replace(recipe, **values)
                     found.setdefault(record.key(point.identity()), point)
     return list(found.values())
 
 
-def parse_sweep(words: Iterable[str]) -> dict[str, list[Any]]:
-    """Returns values by field of the recipe from words such as c=0,1e-5 or scale=none,layer.
+def parse_sweeps(words: Iterable[str]) -> list[dict[str, list[Any]]]:
+    """Returns values by field of the recipe from words such as c=0,1e-5 scale=none,layer; after "or" begins another.
 
-    >>> parse_sweep(["c=0,1e-5", "scale=layer"])
-    {'c': [0.0, 1e-05], 'scale': ['layer']}
+    >>> parse_sweeps(["c=0,1e-5", "or", "c=1", "scale=layer"])
+    [{'c': [0.0, 1e-05]}, {'c': [1.0], 'scale': ['layer']}]
     """
     hints = typing.get_type_hints(Recipe)
-    sweep: dict[str, list[Any]] = {}
+    sweeps: list[dict[str, list[Any]]] = [{}]
     for word in words:
+        if word == "or":
+            sweeps.append({})
+            continue
         name, equals, values = word.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in hints:
@@ -77,8 +83,8 @@ def parse_sweep(words: Iterable[str]) -> dict[str, list[Any]]:
                 f'sweep "{word}" names no field of the recipe. Use FIELD=VALUE,VALUE such as c=0,1e-5; the fields '
                 f"are {', '.join(hints)}."
             )
-        sweep[name] = [value_of(name, hints[name], value.strip()) for value in values.split(",")]
-    return sweep
+        sweeps[-1][name] = [value_of(name, hints[name], value.strip()) for value in values.split(",")]
+    return sweeps
 
 
 def compare(
@@ -99,6 +105,15 @@ def compare(
     """
     if jobs < 1:
         raise ValueError(f"jobs={jobs} runs nothing. Use 1, or as many as there are cores.")
+    if Processes.started() > 1:
+        raise ValueError(
+            "compare trains each of its runs in one process, and torchrun started several. Type rewire compare without "
+            "torchrun, or train each cell of the grid by: torchrun ... -m rewire.cli train RECIPE"
+        )
+    if jobs > 1 and runtime.energy:
+        raise ValueError(
+            f"energy is counted for the whole machine, and jobs={jobs} runs would share it. Use jobs=1 with energy."
+        )
     wanted = {record.key(recipe.identity()): recipe for recipe in recipes}
     done = {key: entry for entry in known if (key := _key(entry)) in wanted}
     waiting = {key: recipe for key, recipe in wanted.items() if key not in done}

@@ -18,6 +18,7 @@ class Plan:
     """The figures of a recipe before training; layers as they are to be at its end.
 
     rest_flops: forward FLOPs of what is never sparse. kept_bytes: beside the model and the optimizer, in masked mode.
+    note: of the task.
     """
 
     recipe: Recipe
@@ -30,6 +31,7 @@ class Plan:
     training_flops_ratio: float
     kept_bytes: int
     engine: EnginePlan | None = None
+    note: str = ""
 
     @property
     def active(self) -> int:
@@ -87,6 +89,7 @@ def plan(recipe: Recipe, data: Path | None = None) -> Plan:
         figures["training_flops_ratio"],
         kept,
         engine,
+        task.note,
     )
 
 
@@ -118,7 +121,7 @@ def text(plan: Plan) -> str:
     header: tuple[str, ...] = ("layer", "shape", "active of total", "sparsity", "FLOPs share", "bytes")
     if plan.engine:
         header, rows = (*header, *plan.engine.header), [(*row, *plan.engine.cells(row[0])) for row in rows]
-    table = markdown(Table("", header, tuple(rows)))
+    table = markdown(Table("", header, tuple(rows))) + (f"\n\nNote: {plan.note}." if plan.note else "")
     if recipe.method == "dense":
         return "\n".join([table, "", "A dense run saves nothing; it is the baseline."])
     saved, unsaved = plan.engine.words() if plan.engine and plan.engine.packed else (_NOTHING, _masked(plan.kept_bytes))

@@ -22,10 +22,15 @@ class Processes:
     device: torch.device
 
     @staticmethod
+    def started() -> int:
+        """Returns how many processes torchrun started; 1 without it."""
+        return int(os.environ.get("WORLD_SIZE", "1"))
+
+    @staticmethod
     @contextmanager
     def join(device: str) -> Iterator[Processes]:
         """Joins the processes that torchrun started, and leaves them at the end."""
-        count = int(os.environ.get("WORLD_SIZE", "1"))
+        count = Processes.started()
         if count == 1:
             yield Processes(0, 1, checked_device(device))
             return

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from rewire.core.method import Method
 from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
 from rewire.methods import METHODS
-from rewire.tasks import kind
+from rewire.tasks import STREAMED, kind
 from rewire.words import value_of
 
 
@@ -33,7 +33,8 @@ class Recipe:
 
     task: str = "digits"
     """Data set: digits comes with scikit-learn; cifar10, cifar100; folder is any folder of images, train/CLASS/*.jpg;
-    shakespeare; linkpred-GRAPH and gnn-GRAPH for an edge list GRAPH.txt in --data."""
+    imagenet is one that is decoded as it is needed, or without --data ImageNet by name; shakespeare;
+    linkpred-GRAPH and gnn-GRAPH for an edge list GRAPH.txt in --data."""
     model: str = "mlp"
     """Network, by a name that `rewire list` shows."""
     width: float = 1.0
@@ -80,12 +81,19 @@ class Recipe:
     """Highest learning rate."""
     momentum: float = 0.9
     """Momentum of sgd."""
+    beta2: float = 0.999
+    """Momentum of adamw's squared gradients; that of its gradients is 0.9."""
     weight_decay: float = 5e-4
     """On weights; biases and norm layers have none."""
     schedule: Literal["constant", "steps", "linear", "cosine"] = "cosine"
-    """Learning rate over the run; steps is x0.1 at one half and again at three quarters, linear and cosine end at 0."""
+    """Learning rate over the run; steps is x0.1 at one half and again at three quarters, linear and cosine end at
+    end_lr."""
+    end_lr: float = 0.0
+    """Learning rate at the end of linear and cosine."""
     warmup_epochs: float = 0.0
     """Epochs over which the learning rate rises from 0."""
+    clip: float = 0.0
+    """Largest norm of the gradient of the active weights: a longer one is scaled down to it; 0 clips nothing."""
     epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 128
@@ -97,10 +105,13 @@ class Recipe:
     validation: float = 0.1
     """Share of the training set that is held out for every choice; the test set is read once, at the end."""
     image_size: int = 224
-    """Side of the images of the task folder, in pixels; the other tasks have their own."""
+    """Side of the images of the tasks folder and imagenet, in pixels; the other tasks have their own."""
 
     context: int = 256
     """Characters that a text model reads at once."""
+    walks: Literal["train", "all"] = "train"
+    """linkpred: edges that word2vec's walks see; all as in the published code, whose walks see the test edges, a leak:
+    to compare with the published figures only."""
 
     engine: Literal["masked", "cpu", "auto"] = "masked"
     """masked computes with dense weights that hold zeros; cpu with the active weights alone, where a layer allows it;
@@ -133,10 +144,12 @@ class Recipe:
         for name in ("lr", "width"):
             if not (value := getattr(self, name)) > 0:
                 raise ValueError(f"{name}={value} trains nothing. Use a positive number.")
-        if not self.weight_decay >= 0 or not self.warmup_epochs >= 0:
-            name = "warmup_epochs" if self.weight_decay >= 0 else "weight_decay"
-            raise ValueError(f"{name}={getattr(self, name)} is below 0. Use 0 for none.")
-        for name in ("momentum", "label_smoothing"):
+        for name in ("weight_decay", "warmup_epochs", "clip"):
+            if not (value := getattr(self, name)) >= 0:
+                raise ValueError(f"{name}={value} is below 0. Use 0 for none.")
+        if not 0 <= self.end_lr <= self.lr:
+            raise ValueError(f"lr={self.lr} cannot fall to end_lr={self.end_lr}. Use a number from 0 to {self.lr:g}.")
+        for name in ("momentum", "beta2", "label_smoothing"):
             if not 0 <= (value := getattr(self, name)) < 1:
                 raise ValueError(f"{name}={value} is outside [0, 1). Use for example {name}=0.1, or 0 for none.")
         if self.stop is not None and not 0 < self.stop <= 1:
@@ -179,10 +192,18 @@ class Recipe:
             fields |= {"engine": engine} if engine != "masked" else {}
         unread.add("width" if self.model == "mlp" else "hidden")
         about = kind(self.task)
-        if about != "text":  # left out, as records from before this field do
-            fields.pop("context")
-        if self.task != "folder":
+        later = {  # whether a field that came later says anything; else it is left out, as records from before it do
+            "context": about == "text",
+            "walks": about == "linkpred" and self.walks != "train",
+            "beta2": self.optimizer == "adamw" and self.beta2 != 0.999,
+            "end_lr": self.schedule in ("linear", "cosine") and self.end_lr != 0,
+            "clip": self.clip != 0,
+        }
+        fields = {name: value for name, value in fields.items() if later.get(name, True)}
+        if self.task not in ("folder", *STREAMED):
             unread.add("image_size")
+        if self.task in STREAMED:  # they have crops of their own
+            unread.add("augment")
         if about != "images":
             unread |= {"augment", "label_smoothing", "channels_last"}
         if about == "gnn":
@@ -241,7 +262,9 @@ class Runtime:
     """Where and how long to run: nothing here is part of the recipe."""
 
     data: Path | None = None
-    """Folder of the data; without it CIFAR is fetched by name through the `datasets` library."""
+    """Folder of the data; without it CIFAR and ImageNet are fetched by name through the `datasets` library."""
+    workers: int | None = None
+    """Processes that decode the images of imagenet, for each one that trains; None shares out the cores, 0 has none."""
     out: Path = Path("runs")
     """Folder for records, models, checkpoints and the report."""
     dtype: Literal["fp32", "bf16"] = "fp32"
@@ -260,6 +283,8 @@ class Runtime:
     """Seconds between two checkpoints, also within an epoch; 0 writes one at the end of every epoch."""
     diagnose: bool = False
     """Record at every update the important weights that it grew, kept and missed, the gradient norm, dead units, ..."""
+    energy: bool = False
+    """Record the energy of processor and GPU while training, where CodeCarbon can read their counters."""
 
     def __post_init__(self) -> None:
         seconds_of(self.time_limit)
@@ -267,6 +292,8 @@ class Runtime:
             raise ValueError(f"evaluate_every={self.evaluate_every} is not a number of epochs. Use 1 for every epoch.")
         if self.threads is not None and self.threads < 1:
             raise ValueError(f"threads={self.threads} could compute nothing. Use at least 1, or leave it to torch.")
+        if self.workers is not None and self.workers < 0:
+            raise ValueError(f"workers={self.workers} is no number of processes. Use 0 to decode without any.")
         if not self.checkpoint_seconds >= 0:
             raise ValueError(f"checkpoint_seconds={self.checkpoint_seconds} is no time. Use 0 for every epoch.")
 

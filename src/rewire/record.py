@@ -47,7 +47,8 @@ class Record:
             "mean", "std", "smallest" and "largest".
         result: figures at the end by name. `measures`: names of what the task was measured by, the headline first;
             `test_<name>` and `validation_<name>` of each, a share in [0, 1] or whatever unit the measure has. That of
-            the headline on the test set is always there.
+            the headline on the test set is always there. Where the machine tells it (`rewire.cost`): `peak_memory` in
+            bytes, and with --energy `cpu_energy_kwh`, `gpu_energy_kwh`.
         format: of the line itself.
     """
 

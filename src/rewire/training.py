@@ -19,6 +19,7 @@ from torch.utils import _pytree
 
 from rewire import assembly, checkpoint
 from rewire.core.pruner import arguments
+from rewire.cost import Energy, PeakMemory, codecarbon
 from rewire.diagnosis import SAMPLE, Diagnosis
 from rewire.engines import choices_of, engine_figures, engine_lines, runs_packed
 from rewire.files import save
@@ -84,6 +85,7 @@ def train(
     should_stop = until(runtime.seconds, should_stop)
     if runtime.threads:
         torch.set_num_threads(runtime.threads)
+    torch.backends.cudnn.deterministic = True  # a resumed run must be the run that never stopped
     with Processes.join(runtime.device) as processes:
         path, saved = folder / CHECKPOINT, None
         if runtime.resume and path.exists():
@@ -93,12 +95,15 @@ def train(
             checkpoint.make_folder(folder)
         if saved is not None:
             run.load_state_dict(saved)
+            saved = None
+            run.memory.watch()  # from when what was loaded is freed
         progress.begin(run)
-        for line in engine_lines(recipe, run.sparsifier, run.choices):
+        for line in (*engine_lines(recipe, run.sparsifier, run.choices), *run.energy.begin()):
             progress.warn(line)
         try:
             run.train(progress, should_stop)
         finally:
+            run.energy.end()
             progress.end()
         for line in health_warnings(run.masks, run.dense_model):
             progress.warn(line)
@@ -127,7 +132,9 @@ class Run:
     ) -> None:
         self.recipe, self.runtime, self.folder, self.processes = recipe, runtime, folder, processes
         self.device, self.commit = processes.device, commit_at_start()
-        self.task = assembly.build_task(recipe, runtime.data)
+        self.memory = PeakMemory(self.device)
+        self.energy = Energy(self.device, codecarbon if runtime.energy else None)
+        self.task = assembly.build_task(recipe, runtime.data, workers=runtime.workers)
         self.batches = self.task.source(self.device, processes.rank, processes.count)
         self.steps = recipe.epochs * len(self.batches)
         self.method = recipe.build_method(self.steps)
@@ -202,6 +209,7 @@ class Run:
             if time.monotonic() - self._saved_at >= self.runtime.checkpoint_seconds:
                 self.save_checkpoint()
             progress.epoch(self)
+        self.memory.read()
 
     def finish(self) -> Record:
         """Writes the model file, reads the test set, and returns the record."""
@@ -227,6 +235,8 @@ class Run:
                 **self.score("validation"),
                 "bytes_on_disk": path.stat().st_size,
                 "seconds": self.seconds,
+                **({} if self.memory.bytes is None else {"peak_memory": self.memory.bytes}),
+                **{f"{part}_energy_kwh": kwh for part, kwh in self.energy.kwh.items() if kwh > 0},
                 "steps": self.steps,
                 "updates": self.sparsifier.updates if self.sparsifier else 0,
                 "exploration": self.sparsifier.exploration if self.sparsifier else 1.0,
@@ -252,7 +262,8 @@ class Run:
     def save_checkpoint(self) -> None:
         """Writes a checkpoint; the first process does, the others go on."""
         if self.processes.first:
-            checkpoint.save(self.checkpoint, self.recipe.identity(), self.state_dict())
+            with self.memory.paused():
+                checkpoint.save(self.checkpoint, self.recipe.identity(), self.state_dict())
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -264,6 +275,8 @@ class Run:
             "loss_sum": self.loss_sum,
             "curves": self.curves,
             "seconds": self.seconds,
+            "peak_memory": self.memory.bytes,
+            "energy": self.energy.read(),
             **({"choices": dict(self.choices)} if self.choices else {}),
             **({"diagnosis": self.diagnosis.state_dict()} if self.diagnosis else {}),
         }
@@ -274,6 +287,8 @@ class Run:
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.seconds = state["step"], state["seconds"]
+        self.memory.resume(state.get("peak_memory"))  # checkpoints of earlier versions have neither
+        self.energy.resume(state.get("energy", {}))
         unknown = [math.nan] * len(state["curves"]["update_step"])  # of curves that the checkpoint's version had not
         self.curves = {name: state["curves"].get(name, list(unknown)) for name in self.curves}
         if self.diagnosis and unknown:
@@ -287,13 +302,18 @@ class Run:
 
     def _learn(self, inputs: Any, target: Any, rate: float) -> None:
         """One optimizer step. Nothing here waits for the device, and nothing here knows of sparsity."""
-        torch.manual_seed(seed_of(self.recipe.seed, self.step, self.processes.rank))  # of dropout, so that runs resume
+        generator = torch.default_generator if self.device.type == "cpu" else torch  # which asks every kind of device
+        generator.manual_seed(seed_of(self.recipe.seed, self.step, self.processes.rank))  # of dropout: runs resume
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         with self._autocast():
             by_place, by_name = arguments(inputs)
             loss = self.task.loss(self._forward(*by_place, **by_name), target)
         loss.backward()
+        if self.recipe.clip and self.sparsifier:
+            self.sparsifier.clip_grad_norm_(self.recipe.clip)
+        elif self.recipe.clip:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.recipe.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.loss_sum += loss.detach()
@@ -332,7 +352,7 @@ class Run:
         forward: nn.Module = self.model
         if self.processes.count > 1:
             forward = DistributedDataParallel(forward)
-        return torch.compile(forward) if self.recipe.compile else forward  # type: ignore[return-value]
+        return assembly.compiled(forward, self.device, alone=forward is self.model) if self.recipe.compile else forward
 
     def _autocast(self) -> torch.autocast:
         return assembly.autocast(self.recipe, self.device)

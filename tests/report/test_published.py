@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from rewire.record import Record
-from rewire.report.published import FIGURES, SPARSITIES, beside_published
+from rewire.report.published import FIGURES, SETTINGS, beside_published
 from rewire.report.refresh import refresh
 from rewire.report.sections import sections
 
@@ -41,9 +41,30 @@ def test_without_runs_of_full_length_no_figure_is_ours(found: list[Record]) -> N
 
 def test_every_method_has_a_figure_for_every_sparsity() -> None:
     for (task, model), figures in FIGURES.items():
-        assert all(len(found) == (1 if method == "dense" else len(SPARSITIES)) for method, found in figures.items())
+        sparsities = SETTINGS[task].sparsities
+        assert all(len(found) == (1 if method == "dense" else len(sparsities)) for method, found in figures.items())
         table = beside_published(task, model, None)
         assert {len(row) for row in table.rows} == {len(table.header)}
+
+
+def test_imagenet_has_sparsities_and_a_length_of_its_own() -> None:
+    made = Record({"task": "imagenet", "model": "resnet50_imagenet"}, "", {}, {}, {}, {"updates": 244})
+    settings = [("dst_ee", 0.9, 100, 0.75), ("dst_ee", 0.8, 90, 0.76), ("dense", 0.0, 100, 0.77)]
+    found = [
+        replace(
+            made,
+            recipe=made.recipe | {"method": method, "sparsity": sparsity, "epochs": epochs, "seed": 0},
+            result=made.result | {"sparsity": sparsity, "test_accuracy": accuracy},
+        )
+        for method, sparsity, epochs, accuracy in settings
+    ]
+    table = beside_published("imagenet", "resnet50_imagenet", sections(found)[0])
+    assert table.header == ("method", "80 %, published", "ours", "90 %, published", "ours")
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["dense"] == ("76.80", "77.00 (1)", "", "")
+    assert rows["dst_ee"] == ("76.25", "-", "75.30", "75.00 (1)")
+    assert "of three seeds" not in table.caption
+    assert "100 epochs" in table.caption
 
 
 def test_a_page_asks_for_them_and_for_others_in_vain() -> None:

@@ -116,6 +116,6 @@ def test_images_that_do_not_fit_into_memory_are_refused_before_any_is_read(tmp_p
     for name in ("a", "b"):
         paint(tmp_path / "train" / name / "1.png", (1, 2, 3))
     monkeypatch.setattr("rewire.tasks.folder._physical_memory", lambda: 3 * 8 * 8)
-    monkeypatch.setattr("rewire.tasks.folder._square", lambda *_: pytest.fail("an image was read"))
+    monkeypatch.setattr("rewire.tasks.folder.square", lambda *_: pytest.fail("an image was read"))
     with pytest.raises(ValueError, match=r"holds 2 images, which take 0\.0 GB at 8 pixels.*Use smaller images"):
         image_folder(tmp_path, size=8)

@@ -107,7 +107,7 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
             methods=command.methods,
             sparsities=command.sparsities,
             seeds=command.seeds,
-            sweep=comparison.parse_sweep(command.sweep),
+            sweeps=comparison.parse_sweeps(command.sweep),
             equal_updates=command.equal_updates,
         )
     local = command.runtime.out / comparison.RECORDS
@@ -159,15 +159,17 @@ def report(command: Report, words: Sequence[str]) -> int:
     """Builds the page from records, and the tables inside other pages."""
     from rewire import record
     from rewire.atomic import atomic_write
-    from rewire.report.refresh import refresh
+    from rewire.report.refresh import images, refresh
 
     records = record.read(command.runs)
     # All pages are made before any is written.
-    pages = {path: refresh(path.read_text(), records, command.benchmarks).encode() for path in command.refresh}
+    pages = {path: refresh(path.read_text(), records, command.benchmarks) for path in command.refresh}
+    plots = {path.parent / name: plot for path, page in pages.items() for name, plot in images(page, records).items()}
     _show(records, command.out)
-    for path, content in pages.items():
-        atomic_write(path, methodcaller("write", content))
-        print(f"tables  {path.resolve()}")
+    for kind, files in (("tables", pages), ("plot  ", plots)):
+        for path, content in files.items():
+            atomic_write(path, methodcaller("write", content.encode()))
+            print(f"{kind}  {path.resolve()}")
     return 0
 
 

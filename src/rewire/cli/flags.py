@@ -49,7 +49,8 @@ class Compare:
     seeds: int = 3
     """Number of seeds, from --seed upward, the same for every method."""
     sweep: tuple[str, ...] = ()
-    """Fields to vary, such as c=0,1e-5,1e-3 scale=none,layer hidden=256+256,512+512."""
+    """Fields to vary, such as c=0,1e-5,1e-3 scale=none,layer hidden=256+256,512+512: all combinations. After the word
+    "or" stand further ones: c=0,1e-5 or c=1 scale=layer or options=window=4,acquisition=epsilon+epsilon=0.3."""
     jobs: int = 1
     """Runs at the same time, each on one CPU thread: for small models faster than one run on all threads."""
     records: tuple[Path, ...] = ()

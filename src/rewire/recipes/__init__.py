@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from rewire.recipe import Recipe
-from rewire.recipes import cifar, digits, graphs, images, text
+from rewire.recipes import cifar, digits, graphs, imagenet, images, text
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "digits": digits.mlp,
@@ -18,6 +18,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "cifar10-resnet50": cifar.cifar10_resnet50,
     "cifar100-vgg19": cifar.cifar100_vgg19,
     "cifar100-resnet50": cifar.cifar100_resnet50,
+    "imagenet-resnet50": imagenet.resnet50,
     "images-resnet50": images.resnet50,
     "linkpred": graphs.linkpred,
     "gnn-gcn": graphs.gcn,

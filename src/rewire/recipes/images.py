@@ -6,7 +6,8 @@ from rewire.recipe import Recipe
 def resnet50() -> Recipe:
     """Returns ResNet-50 with the stem for large images: 100 epochs, label smoothing 0.1, bf16.
 
-    All images are held in memory, 150 kB each at 224 pixels: for folders of some ten thousand images, not ImageNet.
+    All images are held in memory, 150 kB each at 224 pixels: for folders of some ten thousand images. For more, up to
+    ImageNet, there is `imagenet-resnet50`, which decodes them as they are needed.
     """
     return Recipe(
         task="folder",

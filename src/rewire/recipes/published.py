@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from rewire.recipe import Recipe
-from rewire.recipes import cifar, graphs
+from rewire.recipes import cifar, graphs, imagenet
 
 FIRST = ("dense", "rigl_itop", "set_itop", "dst_ee")
 OTHERS = ("snip", "grasp", "synflow", "str", "deep_r", "set", "rigl", "granet")
@@ -43,7 +43,17 @@ def paper_linkpred(seed: int) -> list[Recipe]:
     ]
 
 
-PUBLISHED: dict[str, Callable[[int], list[Recipe]]] = {"paper/cifar": paper_cifar, "paper/linkpred": paper_linkpred}
+def paper_imagenet(seed: int) -> list[Recipe]:
+    """Returns the ImageNet table: ResNet-50 at 80 and 90 %, 100 epochs; dense, ITOP's methods and DST-EE first."""
+    methods = (*FIRST, "rigl", "mest", "set", "snfs", "dsr", "static")
+    return _grid(imagenet.resnet50(), seed, methods, (0.8, 0.9))
+
+
+PUBLISHED: dict[str, Callable[[int], list[Recipe]]] = {
+    "paper/cifar": paper_cifar,
+    "paper/linkpred": paper_linkpred,
+    "paper/imagenet": paper_imagenet,
+}
 
 
 def _grid(recipe: Recipe, seed: int, methods: tuple[str, ...], sparsities: tuple[float, ...]) -> list[Recipe]:

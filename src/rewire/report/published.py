@@ -1,18 +1,33 @@
 """What papers report, to stand beside what was measured here: test accuracy in percent.
 
-CIFAR: 160 epochs, batch 128, SGD with Nesterov momentum 0.9, learning rate 0.1, weight decay 5e-4, three seeds. The
-figures of DST-EE are as far as remembered, not checked word for word (`UNCHECKED`).
+CIFAR: 160 epochs, batch 128, SGD with Nesterov momentum 0.9, learning rate 0.1, weight decay 5e-4, three seeds.
+ImageNet: about 100 epochs, each paper with its own settings; Chase is no method here. The figures of DST-EE are as far
+as remembered, not checked word for word (`UNCHECKED`).
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from rewire.report.sections import Section
 from rewire.report.tables import NOTHING, Table, cell, percent
 
-SPARSITIES = (0.9, 0.95, 0.98)
 UNCHECKED = "dst_ee"
 
-# By task and model, then by method: at 90, 95 and 98 %; dense has one figure.
+
+@dataclass(frozen=True)
+class Setting:
+    """At which sparsities papers report a task, for how many epochs, and what they say of seeds, for the caption."""
+
+    sparsities: tuple[float, ...]
+    epochs: int
+    seeds: str = ""
+
+
+_CIFAR = Setting((0.9, 0.95, 0.98), 160, "of three seeds, ")
+SETTINGS = {"cifar10": _CIFAR, "cifar100": _CIFAR, "imagenet": Setting((0.8, 0.9), 100)}
+
+# By task and model, then by method: one figure at each sparsity; dense has one.
 FIGURES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
     ("cifar10", "vgg19"): {
         "dense": (93.85,),
@@ -56,6 +71,18 @@ FIGURES: dict[tuple[str, str], dict[str, tuple[float, ...]]] = {
         "granet": (77.89, 77.16, 77.14),
         "dst_ee": (78.15, 77.54, 75.68),
     },
+    ("imagenet", "resnet50_imagenet"): {
+        "dense": (76.8,),
+        "static": (72.1, 67.7),
+        "set": (72.9, 69.6),
+        "dsr": (73.3, 71.6),
+        "snfs": (75.2, 72.9),
+        "rigl": (75.1, 73.0),
+        "mest": (75.39, 72.58),
+        "rigl_itop": (75.84, 73.82),
+        "chase": (75.87, 74.70),
+        "dst_ee": (76.25, 75.3),
+    },
 }
 
 
@@ -68,24 +95,26 @@ def beside_published(task: str, model: str, section: Section | None) -> Table:
     if (task, model) not in FIGURES:
         known = ", ".join(" ".join(place) for place in FIGURES)
         raise ValueError(f'The page wants published figures of "{task} {model}"; there are those of {known}.')
-    groups = [] if section is None else [g for g in section.groups if g.recipe.get("epochs") == 160]
+    setting = SETTINGS[task]
+    groups = [] if section is None else [g for g in section.groups if g.recipe.get("epochs") == setting.epochs]
     found = {(group.method, group.sparsity): cell(group, section.headline) for group in groups if section}
     rows = []
     for method, figures in FIGURES[task, model].items():
         if method == "dense":
-            rows.append((method, f"{figures[0]:.2f}", found.get((method, 0.0), NOTHING), *[""] * 4))
+            empty = [""] * 2 * (len(setting.sparsities) - 1)
+            rows.append((method, f"{figures[0]:.2f}", found.get((method, 0.0), NOTHING), *empty))
             continue
         cells = [method]
-        for sparsity, figure in zip(SPARSITIES, figures, strict=True):
+        for sparsity, figure in zip(setting.sparsities, figures, strict=True):
             cells += [f"{figure:.2f}", found.get((method, sparsity), NOTHING)]
         rows.append(tuple(cells))
     header = ["method"]
-    for sparsity in SPARSITIES:
+    for sparsity in setting.sparsities:
         header += [f"{percent(sparsity)}, published", "ours"]
     return Table(
-        "Test accuracy in percent; published: of three seeds, dense in the first column of its row; ours: mean ± "
-        f"standard deviation over seeds (their number), 160 epochs; {NOTHING}: not run yet. {UNCHECKED}'s published "
-        "figures are as remembered, not checked word for word.",
+        f"Test accuracy in percent; published: {setting.seeds}dense in the first column of its row; ours: mean ± "
+        f"standard deviation over seeds (their number), {setting.epochs} epochs; {NOTHING}: not run yet. {UNCHECKED}'s "
+        "published figures are as remembered, not checked word for word.",
         tuple(header),
         tuple(rows),
     )

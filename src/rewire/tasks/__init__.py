@@ -4,10 +4,11 @@ from pathlib import Path
 
 from rewire.tasks.data import Dataset
 
-IMAGES = ("digits", "cifar10", "cifar100", "folder")
+IMAGES = ("digits", "cifar10", "cifar100", "folder")  # in memory
+STREAMED = ("imagenet",)  # images that are decoded as they are needed
 TEXTS = ("shakespeare",)
 GRAPHS = ("linkpred", "gnn")  # of the graph that follows a hyphen
-TASKS = (*IMAGES, *TEXTS, *(f"{kind}-GRAPH" for kind in GRAPHS))
+TASKS = (*IMAGES, *STREAMED, *TEXTS, *(f"{kind}-GRAPH" for kind in GRAPHS))
 
 
 def kind(task: str) -> str:
@@ -19,12 +20,12 @@ def kind(task: str) -> str:
     family, _, graph = task.partition("-")
     if family in GRAPHS and graph:
         return family
-    if task not in (*IMAGES, *TEXTS):
+    if task not in (*IMAGES, *STREAMED, *TEXTS):
         raise ValueError(
             f'task="{task}" is unknown. Use one of {", ".join(TASKS)}, where GRAPH is the name of an edge list without '
             "its ending, such as linkpred-USAir."
         )
-    return "images" if task in IMAGES else "text"
+    return "text" if task in TEXTS else "images"
 
 
 def load(name: str, folder: str | Path | None = None, size: int = 32) -> Dataset:

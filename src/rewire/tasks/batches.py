@@ -78,8 +78,9 @@ class Batches:
         self._shift = mean.to(device).reshape(-1, 1, 1)
         self._scale = std.to(device).reshape(-1, 1, 1)
         height, width = images.shape[2:]
-        self._rows = torch.arange(height, device=device)
-        self._columns = torch.arange(width, device=device)
+        self._stride = width + 2 * PADDING  # pixels in a row of the padded image
+        pixels = torch.arange(height)[:, None] * self._stride + torch.arange(width)
+        self._pixels = torch.stack([pixels, pixels.flip(1)]).flatten(1).to(device)  # of an image in it, and mirrored
 
     def __len__(self) -> int:
         """Batches in an epoch."""
@@ -91,22 +92,21 @@ class Batches:
 
         Without `drop_last` the parts of the last batch may differ by one image between ranks, or be empty.
         """
-        device = self.images.device
         generator = torch.Generator().manual_seed(seed_of(self.seed, epoch))
         count = len(self.images)
         order = torch.randperm(count, generator=generator) if self.shuffle else torch.arange(count)
-        order = order.to(device)
-        offsets = torch.full((2, count), PADDING)  # the image itself
+        down, right = torch.full((2, count), PADDING)  # the image itself
         if self.augment == "crop_flip":
-            offsets = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
-        mirrored = torch.randint(2, (count,), generator=generator).bool().to(device)
-        offsets = offsets.to(device)
+            down, right = torch.randint(2 * PADDING + 1, (2, count), generator=generator)
+        mirrored = torch.randint(2, (count,), generator=generator)
+        drawn = torch.stack([order, down * self._stride + right, mirrored]).to(self.images.device)  # one copy an epoch
+        order, corners, mirrored = drawn
         for batch in range(start, len(self)):
             part = self._part(batch)
             chosen = order[part]
             images = self.images.index_select(0, chosen)
             if self.augment != "none":
-                images = self._crop_flip(images, offsets[0, part], offsets[1, part], mirrored[part])
+                images = self._crop_flip(images, corners[part], mirrored[part])
             # Normalised while contiguous: on channels_last the broadcast is three times as slow.
             images = images.to(torch.float32).sub_(self._shift).div_(self._scale)
             yield images.contiguous(memory_format=self.memory_format), self.labels.index_select(0, chosen)
@@ -120,17 +120,13 @@ class Batches:
     def _crop_flip(
         self,
         images: Shaped[Tensor, "b channels height width"],
-        down: Int64[Tensor, " b"],
-        right: Int64[Tensor, " b"],
-        mirrored: Shaped[Tensor, " b"],
+        corners: Int64[Tensor, " b"],
+        mirrored: Int64[Tensor, " b"],
     ) -> Shaped[Tensor, "b channels height width"]:
-        """Each padded image read at its own rows and columns: one gather over the flattened pixels."""
+        """Each padded image read from its own corner on, mirrored or not: one gather over the flattened pixels."""
         padded = F.pad(images, (PADDING, PADDING, PADDING, PADDING)).flatten(2)
-        rows = self._rows + down[:, None]
-        columns = torch.where(mirrored[:, None], self._columns.flip(0), self._columns) + right[:, None]
-        pixels = rows[:, :, None] * (images.shape[3] + 2 * PADDING) + columns[:, None, :]
-        pixels = pixels.flatten(1)[:, None].expand(-1, images.shape[1], -1)
-        return padded.gather(2, pixels).reshape(images.shape)
+        pixels = self._pixels.index_select(0, mirrored) + corners[:, None]
+        return padded.gather(2, pixels[:, None].expand(-1, images.shape[1], -1)).reshape(images.shape)
 
 
 def seed_of(*parts: int) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rewire.tasks import hub
 from rewire.tasks.data import Dataset, channel_statistics
 from rewire.tasks.unpickle import unpickle
 
@@ -154,20 +155,7 @@ def _images_and_labels(batch: Any, layout: _Layout) -> tuple[Tensor, Tensor]:
 def _by_name(layout: _Layout) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     """Training and test images and labels from the hub, downloaded once into the library's own cache."""
     advice = f"Type: --data DIR, with the folder into which {layout.archive} from {SOURCE} was unpacked"
-    try:
-        import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"No {layout.title}: no folder was given, and the datasets library, which fetches it by name, "
-            f'is not installed. {advice}; or: pip install "rewire[data]"'
-        ) from error
-    try:
-        parts = datasets.load_dataset(layout.hub)
-    except Exception as error:  # the library and its transports raise what they like; the way out is the same
-        raise ConnectionError(
-            f"No {layout.title}: no folder was given, and {layout.hub} could not be fetched by name "
-            f"({type(error).__name__}: {error}). {advice}, or try again with a network."
-        ) from error
+    parts = hub.load(layout.hub, layout.title, advice)
 
     def tensors(part: Any) -> tuple[Tensor, Tensor]:
         columns = part.with_format("numpy")[:]

@@ -4,25 +4,26 @@ import pytest
 import torch
 from torch import nn
 
+from rewire.metrics.flops import forward_flops
 from rewire.tasks.graphs import Edges, graph_data
 from rewire.tasks.graphs.link_data import LinkData, LinkExamples
-from rewire.tasks.graphs.message_passing import gcn
+from rewire.tasks.graphs.message_passing import gcn, graphsage
+from rewire.tasks.graphs.pair_mlp import pair_mlp
 from rewire.tasks.graphs.tasks import HITS, LinkPrediction, MessagePassing
+from rewire.tasks.models.mlp import mlp
 
 torch.set_num_threads(1)
 
 
 def examples(count: int, first: int = 0) -> LinkExamples:
-    """The first of four features says whether the pair is an edge."""
-    labels = torch.arange(first, first + count) % 2
-    features = torch.arange(4 * count, dtype=torch.float32).reshape(count, 4)
-    features[:, 0] = labels
-    return LinkExamples(features, labels)
+    """Every other pair is an edge; the label is the head's parity, and no two pairs are alike."""
+    numbers = torch.arange(first, first + count)
+    return LinkExamples(torch.stack([numbers, numbers + 1], 1), numbers % 2)
 
 
 def pairs_task(**options) -> LinkPrediction:
-    data = LinkData("made", examples(40), examples(10), examples(20), torch.zeros(5, 2), edges=35)
-    return LinkPrediction(data, lambda: nn.Linear(4, 1), **{"batch_size": 8, **options})
+    data = LinkData("made", examples(40), examples(10), examples(20), torch.randn(41, 2), edges=35, note="by hand")
+    return LinkPrediction(data, lambda: pair_mlp(data.embeddings, [4]), **{"batch_size": 8, **options})
 
 
 class First(nn.Module):
@@ -32,8 +33,8 @@ class First(nn.Module):
         super().__init__()
         self.wrong = wrong
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        logits = 4 * features.flatten(1)[:, :1] - 2
+    def forward(self, pairs: torch.Tensor) -> torch.Tensor:
+        logits = 4.0 * (pairs[:, :1] % 2) - 2
         logits[: self.wrong] *= -1
         return logits
 
@@ -47,14 +48,35 @@ def test_scores_of_pairs_are_accuracy_and_auc() -> None:
     assert found == {"accuracy": 0.8, "auc": pytest.approx((16 + 4 * 0.5 + 4 * 0.5 + 0) / 25)}
 
 
-def test_batches_of_pairs_hold_every_pair_once_and_the_network_sees_its_features() -> None:
+def test_batches_of_pairs_hold_every_pair_once_in_an_order_of_their_epoch() -> None:
     task = pairs_task()
     assert task.steps == len(task.source("cpu")) == 5
-    seen = [(x, y) for x, y in task.source("cpu").epoch(0)]
-    assert all(torch.equal(x.flatten(1)[:, 0], y.float()) for x, y in seen)
-    assert sorted(float(value) for x, _ in seen for value in x.flatten(1)[:, 1]) == [4.0 * n + 1 for n in range(40)]
+    seen = list(task.source("cpu").epoch(0))
+    assert all(torch.equal(pairs[:, 0] % 2, labels) for pairs, labels in seen)
+    assert sorted(int(head) for pairs, _ in seen for head in pairs[:, 0]) == list(range(40))
+    assert not torch.equal(seen[0][0], next(iter(task.source("cpu").epoch(1)))[0])
+    assert not torch.equal(seen[0][0], next(iter(pairs_task(seed=1).source("cpu").epoch(0)))[0])
     loss = task.loss(torch.tensor([[0.0], [0.0]]), torch.tensor([0, 1]))
     assert float(loss) == pytest.approx(0.6931, abs=1e-4)
+
+
+def test_an_epoch_of_pairs_goes_on_anywhere_and_leaves_no_part_of_a_batch() -> None:
+    source = pairs_task(batch_size=7).source("cpu")
+    whole, rest = list(source.epoch(3)), list(source.epoch(3, start=2))
+    assert [len(labels) for _, labels in whole] == [7] * 5
+    assert all(
+        torch.equal(a, b) for one, other in zip(whole[2:], rest, strict=True) for a, b in zip(one, other, strict=True)
+    )
+
+
+def test_processes_share_a_batch_of_pairs() -> None:
+    task = pairs_task()
+    parts = [list(task.source("cpu", rank=rank, world_size=2).epoch(0)) for rank in (0, 1)]
+    for whole, *shares in zip(task.source("cpu").epoch(0), *parts, strict=True):
+        assert torch.equal(whole[0], torch.cat([pairs for pairs, _ in shares]))
+        assert torch.equal(whole[1], torch.cat([labels for _, labels in shares]))
+    with pytest.raises(ValueError, match=r"A batch of 8 pairs has no equal parts for 3 processes\. Use batch_size=6\."):
+        task.source("cpu", rank=0, world_size=3)
 
 
 def test_a_sample_of_pairs_is_the_same_at_every_call() -> None:
@@ -62,6 +84,32 @@ def test_a_sample_of_pairs_is_the_same_at_every_call() -> None:
     assert [len(y) for _, y in first] == [8, 8]
     assert all(torch.equal(a[0], b[0]) for a, b in zip(first, again, strict=True))
     assert not torch.equal(first[0][0], pairs_task(seed=1).sample(2, "cpu")[0][0])
+
+
+def test_an_example_of_pairs_is_one_the_network_takes() -> None:
+    task = pairs_task()
+    pairs, labels = task.example(6)
+    assert task.model()(pairs).shape == (6, 1)
+    assert labels.shape == (6,)
+
+
+def test_the_vectors_are_in_the_model_but_not_trained_and_the_note_says_so() -> None:
+    task = pairs_task()
+    model = task.model()
+    assert sum(parameter.numel() for parameter in model.parameters()) == 41 * 2 + 4 * 4 + 4 + 4 + 1
+    assert [name for name, parameter in model.named_parameters() if not parameter.requires_grad] == ["embedding.weight"]
+    model.embedding.weight.data.zero_()  # which other runs on this data must not notice
+    assert task.data.embeddings.any()
+    assert task.note == (
+        "by hand; the word2vec vectors of the 41 nodes are part of the model, dense, counted in size on disk, not "
+        "among the active weights, which are those of the sparse layers"
+    )
+
+
+def test_the_network_is_the_mlp_on_both_vectors_one_after_the_other() -> None:
+    embeddings, pairs = torch.randn(5, 3), torch.tensor([[4, 0], [1, 1]])
+    expected = mlp(6, [7], 1, seed=2)(torch.cat([embeddings[[4, 1]], embeddings[[0, 1]]], 1))
+    assert torch.equal(pair_mlp(embeddings, [7], seed=2)(pairs), expected)
 
 
 def ring(nodes: int = 60) -> Edges:
@@ -110,3 +158,19 @@ def test_messages_learn_a_ring() -> None:
 def test_a_graph_is_not_shared_by_processes() -> None:
     with pytest.raises(ValueError, match=r"which 2 processes cannot share\. Use one process"):
         graph_task().source("cpu", rank=0, world_size=2)
+
+
+def test_the_flops_of_messages_belong_to_the_layers() -> None:
+    task = graph_task()
+    for make, layers in ((gcn, ["lin"]), (graphsage, ["lin_l", "lin_r"])):
+        flops = forward_flops(make(60, width=8), task.example(1)[0])
+        names = [f"layers.{number}.{layer}.weight" for number in (0, 1) for layer in layers]
+        assert flops == {"": 0, "embedding.weight": 0} | dict.fromkeys(names, 2 * 60 * 8 * 8)
+
+
+def test_the_note_of_message_passing_says_what_stands_for_features() -> None:
+    assert graph_task().note == (
+        "the edge list has no features: vectors of the 60 nodes are learned, dense, counted in size on disk, not among "
+        "the active weights, which are those of the sparse layers; not comparable with published figures from node "
+        "features"
+    )

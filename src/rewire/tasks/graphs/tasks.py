@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rewire.measures import MEASURES, Measure
-from rewire.tasks.batches import Batches
+from rewire.tasks.batches import seed_of
+from rewire.tasks.graphs.edges import remarks
 from rewire.tasks.graphs.graph_data import GraphData, LabelledPairs
 from rewire.tasks.graphs.link_data import LinkData, LinkExamples
 from rewire.tasks.graphs.metrics import accuracy, auc, hits
@@ -19,13 +19,16 @@ from rewire.tasks.graphs.seeds import generator
 from rewire.tasks.task import Batch, Part, Task
 
 HITS = 20
+COUNTED = "dense, counted in size on disk, not among the active weights, which are those of the sparse layers"
 
 
 @dataclass(frozen=True, eq=False)
 class LinkPrediction(Task):
-    """Is this pair of nodes an edge? A network sees the embeddings of both ends and gives one logit.
+    """Is this pair of nodes an edge? A network gives a logit, from the vectors of both nodes, which it holds.
 
-    make: returns the network, for `data.features` numbers and one output. seed: of the order of pairs.
+    In a graph with times the test edges are the latest; in one without, any: the seed draws them (see `split`).
+
+    make: returns the network, called with pairs of nodes. seed: of the order of pairs.
     """
 
     data: LinkData
@@ -37,7 +40,8 @@ class LinkPrediction(Task):
 
     @property
     def note(self) -> str:  # type: ignore[override]
-        return self.data.note
+        vectors = f"the word2vec vectors of the {self.data.nodes:,} nodes are part of the model, {COUNTED}"
+        return remarks(self.data.note, vectors)
 
     def model(self) -> nn.Module:
         return self.make()
@@ -46,47 +50,67 @@ class LinkPrediction(Task):
     def steps(self) -> int:
         return len(self.data.train) // self.batch_size
 
-    def source(self, device: torch.device | str, rank: int = 0, world_size: int = 1) -> Batches:
-        return self._batches(self.data.train, device, rank=rank, world_size=world_size)
+    def source(self, device: torch.device | str, rank: int = 0, world_size: int = 1) -> PairBatches:
+        return PairBatches(self.data.train, self.batch_size, device, self.seed, rank, world_size)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         return F.binary_cross_entropy_with_logits(output.squeeze(1).float(), target.float())
 
     def score(self, model: nn.Module, part: Part, device: torch.device | str) -> dict[str, float]:
         examples = self.data.test if part == "test" else self.data.validation
-        logits = model(examples.features.to(device)).squeeze(1).float().cpu()
+        logits = model(examples.pairs.to(device)).squeeze(1).float().cpu()
         return {"accuracy": accuracy(logits.sigmoid(), examples.labels), "auc": auc(logits, examples.labels)}
 
     def example(self, count: int) -> Batch:
         draws = torch.Generator().manual_seed(0)
-        features = torch.randn(count, self.data.features, 1, 1, generator=draws)
-        return features, torch.randint(0, 2, (count,), generator=draws)
+        pairs = torch.randint(0, self.data.nodes, (count, 2), generator=draws)
+        return pairs, torch.randint(0, 2, (count,), generator=draws)
 
     def sample(self, batches: int, device: torch.device | str) -> list[Batch]:
-        count = self.batch_size * min(batches, self.steps)
-        chosen = torch.randperm(len(self.data.train), generator=generator(self.seed, "sample"))[:count]
-        some = LinkExamples(self.data.train.features[chosen], self.data.train.labels[chosen])
-        return list(self._batches(some, device, shuffle=False).epoch(0))
+        some = torch.randperm(len(self.data.train), generator=generator(self.seed, "sample"))
+        pairs, labels = self.data.train.pairs.to(device), self.data.train.labels.to(device)
+        return [(pairs[chosen], labels[chosen]) for chosen in some.to(device).split(self.batch_size)[:batches]]
 
-    def _batches(self, examples: LinkExamples, device: torch.device | str, **options: Any) -> Batches:
-        """Batches of features, which are to `Batches` an image of one pixel with as many channels."""
-        return Batches(
-            examples.features[:, :, None, None],
-            examples.labels,
-            batch_size=self.batch_size,
-            mean=torch.zeros(self.data.features),
-            std=torch.ones(self.data.features),
-            device=device,
-            seed=self.seed,
-            **options,
-        )
+
+class PairBatches:
+    """The batches of any epoch, each determined by (seed, epoch, position) alone; the last pairs may not fill one.
+
+    Rank r of `world_size` gets the r-th part of each batch that one process would get.
+    """
+
+    def __init__(
+        self,
+        examples: LinkExamples,
+        batch_size: int,
+        device: torch.device | str,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        if batch_size % world_size:
+            raise ValueError(
+                f"A batch of {batch_size} pairs has no equal parts for {world_size} processes. Use "
+                f"batch_size={batch_size - batch_size % world_size or world_size}."
+            )
+        self.pairs, self.labels = examples.pairs.to(device), examples.labels.to(device)
+        self.batch_size, self.seed, self.rank, self.world_size = batch_size, seed, rank, world_size
+
+    def __len__(self) -> int:
+        return len(self.labels) // self.batch_size
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        order = torch.randperm(len(self.labels), generator=torch.Generator().manual_seed(seed_of(self.seed, epoch)))
+        batches = order[: len(self) * self.batch_size].reshape(len(self), self.world_size, -1)[start:, self.rank]
+        for chosen in batches.to(self.pairs.device):
+            yield self.pairs[chosen], self.labels[chosen]
 
 
 @dataclass(frozen=True, eq=False)
 class MessagePassing(Task):
     """Which pairs of nodes are edges? A network passes messages along the training edges and gives each pair a logit.
 
-    A step sees the whole graph: all training edges and as many non-edges, others in every step.
+    A step sees the whole graph: all training edges and as many non-edges, others in every step. Its test edges are
+    those of `LinkPrediction`, of the graph made simple.
     make: returns the network, called with the edge index and the pairs. seed: of the non-edges.
     """
 
@@ -100,7 +124,8 @@ class MessagePassing(Task):
 
     @property
     def note(self) -> str:  # type: ignore[override]
-        return self.data.note
+        vectors = f"the edge list has no features: vectors of the {self.data.num_nodes:,} nodes are learned, {COUNTED}"
+        return remarks(self.data.note, vectors, "not comparable with published figures from node features")
 
     def model(self) -> nn.Module:
         return self.make()
@@ -117,11 +142,9 @@ class MessagePassing(Task):
         return F.binary_cross_entropy_with_logits(output.float(), target)
 
     def score(self, model: nn.Module, part: Part, device: torch.device | str) -> dict[str, float]:
-        pairs = self.data.test if part == "test" else self.data.validation
-        index = self.data.edge_index_train.to(device)
-        logits = [model(index, some.to(device)).float().cpu() for some in (pairs.positive, pairs.negative)]
-        labels = torch.cat([torch.ones(len(logits[0])), torch.zeros(len(logits[1]))])
-        return {"auc": auc(torch.cat(logits), labels), f"hits_at_{HITS}": hits(logits[0], logits[1], HITS)}
+        inputs, labels = _batch(self.data, self.data.test if part == "test" else self.data.validation, device)
+        logits, edge = model(*inputs).float().cpu(), labels.cpu() > 0
+        return {"auc": auc(logits, edge), f"hits_at_{HITS}": hits(logits[edge], logits[~edge], HITS)}
 
     def example(self, count: int) -> Batch:
         return _batch(self.data, self.data.train, "cpu")
