@@ -12,7 +12,7 @@ Make = Callable[..., Record]
 
 ALL = [
     figures.headline_against_sparsity,
-    figures.headline_against_training_flops,
+    lambda section: figures.headline_against_costs(section)[-1],
     figures.headline_against_exploration,
     lambda section: figures.topology_over_time(section, section.sparsities[0]),
     figures.sparsity_per_layer,
@@ -79,7 +79,7 @@ def test_another_measure_has_its_name_on_axes_and_in_words(measured: Make) -> No
 def test_runs_without_the_headline_are_not_drawn(measured: Make) -> None:
     dense, rigl = measured("dense", 0, 0, {"auc": 0.75}), measured("rigl", 0.95, 0, {"loss": 1.5})
     assert figures.headline_against_sparsity(sections([dense, rigl])[0]) is None
-    assert figures.headline_against_training_flops(sections([dense, rigl])[0]) is None
+    assert figures.headline_against_costs(sections([dense, rigl])[0]) == []
     both = figures.headline_against_sparsity(sections([rigl, dense, measured("dst_ee", 0.95, 0, {"loss": 1})])[0])
     assert both is not None
     assert both.alt == "Test loss against sparsity. rigl at 95 %: 1.500 nats; dst_ee at 95 %: 1.000 nats."
@@ -88,7 +88,7 @@ def test_runs_without_the_headline_are_not_drawn(measured: Make) -> None:
 def test_nothing_to_draw_is_no_figure(make: Make) -> None:
     dense = sections([make("dense", 0, 0)])[0]
     assert figures.headline_against_sparsity(dense) is None
-    assert figures.headline_against_training_flops(dense) is None
+    assert figures.headline_against_costs(dense) == []
     static = sections([make("static", 0.9, 0)])[0]
     assert figures.topology_over_time(static, 0.9) is None
     assert figures.headline_against_exploration(static) is None

@@ -86,9 +86,9 @@ def test_holds_every_part(written: Path) -> None:
         "0123456789abcdef0123456789abcdef01234567",
     ):
         assert words in outline.text
-    # made_up: accuracy, FLOPs, exploration, layers and three sparsities over time; made_up_too: the same for one,
-    # without accuracy against exploration, which a single method does not show
-    assert len(outline.attributes("img")) == 7 + 4
+    # made_up: accuracy, exploration, layers and three sparsities over time; made_up_too: the same for one, without
+    # accuracy against exploration, which a single method does not show; each the legend of costs and five of them
+    assert len(outline.attributes("img")) == 6 + 3 + 2 * 6
 
 
 def test_equal_records_give_equal_bytes(make: Make, tmp_path: Path) -> None:

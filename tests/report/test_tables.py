@@ -193,5 +193,5 @@ def test_size_changes_unit_where_rounding_does() -> None:
         "1.0 kB",
         "999.5 kB",
         "1.0 MB",
-        "2,500.0 MB",
+        "2.5 GB",
     ]

@@ -8,7 +8,7 @@ import colorsys
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from rewire.report.sections import FLAGSHIP
@@ -61,16 +61,17 @@ _STYLE: Final[Any] = {
 }
 
 
-def svg(figure: Any, name: str) -> str:
-    """Returns the figure with its legend below as an SVG document."""
+def svg(figure: Any, name: str, *, with_legend: bool = True) -> str:
+    """Returns the figure as an SVG document, its legend below."""
     import matplotlib
 
     with matplotlib.rc_context(_STYLE | {"svg.hashsalt": name}):
-        handles, labels = figure.axes[0].get_legend_handles_labels()
-        columns = 2 if max(map(len, labels)) > 14 else 4
-        legend_height = 0.2 * math.ceil(len(labels) / columns) + 0.1
-        figure.set_figheight(figure.get_figheight() + legend_height)
-        figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1.8)
+        if with_legend:
+            handles, labels = figure.axes[0].get_legend_handles_labels()
+            columns = 2 if max(map(len, labels)) > 14 else 4
+            legend_height = 0.2 * math.ceil(len(labels) / columns) + 0.1
+            figure.set_figheight(figure.get_figheight() + legend_height)
+            figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=9, handlelength=1.8)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     text = buffer.getvalue()
@@ -80,23 +81,57 @@ def svg(figure: Any, name: str) -> str:
     return f"{head}>{_THEME}{rest}"
 
 
+def legend(looks: Mapping[str, dict[str, Any]], name: str) -> str:
+    """Returns a legend alone, for several figures without one, as an SVG document."""
+    figure, (axes,) = canvas(height=0.3)
+    axes.set_axis_off()
+    for label, look in looks.items():
+        axes.plot([], [], **look, label=label)
+    return svg(figure, name)
+
+
+def by_what_is_missing(axes: Any) -> None:
+    """Spaces the y axis, in percent, by the logarithm of what is missing to 100, so that the best stand apart."""
+    import numpy
+
+    def place(percent: Any) -> Any:
+        return -numpy.log(101 - numpy.minimum(percent, 100.9))  # 101, because 100 itself must have a place
+
+    low, high = max(axes.get_ylim()[0], 0.0), min(axes.get_ylim()[1], 100.0)
+    axes.set_yscale("function", functions=(place, lambda at: 101 - numpy.exp(-at)))
+    axes.set_ylim(low, high)
+    ticks: list[float] = []
+    for tick in (100, 99, 98, 95, *range(90, -1, -10)):
+        near = ticks and place(ticks[-1]) - place(tick) < 0.1 * (place(high) - place(low))
+        if low <= tick <= high and not near:
+            ticks.append(tick)
+    if len(ticks) > 2:
+        axes.set_yticks(ticks)
+
+
 def looks_of(labels: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Returns colour, marker and line of each label: the flagship always has the same colour, its variants kin."""
+    """Returns colour, marker and line of each label: the flagship always has the same colour, its variants kin.
+
+    No two of up to 80 methods share both colour and marker.
+    """
     methods = list(dict.fromkeys(label.split()[0] for label in labels))
     others = [method for method in methods if method not in (FLAGSHIP, "dense")]
     colours = {method: _COLOURS[place % len(_COLOURS)] for place, method in enumerate(others)}
+    markers = {method: place + place // len(_COLOURS) for place, method in enumerate(others)}  # so that no pair repeats
     colours |= {FLAGSHIP: _FLAGSHIP_COLOUR, "dense": INK}
     looks = {}
-    for place, label in enumerate(labels):
+    for label in labels:
         method = label.split()[0]
         variants = [other for other in labels if other.split()[0] == method]
-        turn = 0.45 * variants.index(label) / len(variants)
+        variant = variants.index(label)
+        turn = 0.45 * variant / len(variants)
         looks[label] = {
             "color": _turned(colours[method], turn) if turn else colours[method],
-            "marker": _MARKERS[place % len(_MARKERS)],
+            "marker": _MARKERS[(markers.get(method, 0) + variant) % len(_MARKERS)],
             "linestyle": (0, (2, 1)) if turn else "-",
             "linewidth": 1.5,
             "markersize": 4.5,
+            "zorder": 3 if method == FLAGSHIP else 2,
         }
     return looks
 

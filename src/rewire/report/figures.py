@@ -1,11 +1,13 @@
 """Figures of a section. Each function returns a `Figure`, or None where the records hold nothing to draw."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, final
 
 from rewire.measures import Measure
-from rewire.report.drawing import INK, canvas, looks_of, svg
+from rewire.report.costs import COSTS, Cost
+from rewire.report.drawing import INK, by_what_is_missing, canvas, legend, looks_of, svg
 from rewire.report.sections import FLAGSHIP, Group, Section
 from rewire.report.statistics import Summary, summary
 from rewire.report.tables import percent
@@ -43,7 +45,7 @@ def headline_against_sparsity(section: Section) -> Figure | None:
     axes.set_xscale("log")
     if len(section.sparsities) > 1:
         axes.invert_xaxis()
-    _only_these_ticks(axes.xaxis, [1 - sparsity for sparsity in section.sparsities], section.sparsities)
+    _only_these_ticks(axes.xaxis, [1 - sparsity for sparsity in section.sparsities], map(percent, section.sparsities))
     axes.set_xlabel("sparsity")
     axes.set_ylabel(f"test {headline.axis}")
     return Figure(
@@ -55,32 +57,57 @@ def headline_against_sparsity(section: Section) -> Figure | None:
     )
 
 
-def headline_against_training_flops(section: Section) -> Figure | None:
-    """Returns the headline over training FLOPs as a share of dense training, a line a label."""
-    groups = [group for group in _measured(section) if group.summary("training_flops_ratio")]
-    if len({group.method for group in groups}) < 2:
+def headline_against_costs(section: Section) -> list[Figure]:
+    """Returns the headline over each cost in which groups differ, a line a label, after a legend for all of them."""
+    drawn = [_headline_against(cost, section) for cost in COSTS]
+    panels = [figure for figure in drawn if figure is not None]
+    if not panels:
+        return []
+    headline, labels = section.headline, dict.fromkeys(group.label for group in _measured(section))
+    looks = {label: look for label, look in looks_of(section.labels).items() if label in labels}
+    spacing = " The upright axis is spaced by the logarithm of what is missing to 100 %." if _crowded(headline) else ""
+    marks = Figure(
+        legend(looks, "legend-of-costs"),
+        f"The marks of the figures that follow, one for each of {', '.join(looks)}.",
+        f"Means over seeds; bars: one standard deviation. Lines join the sparsities of a method.{spacing}",
+    )
+    return [marks, *panels]
+
+
+def _headline_against(cost: Cost, section: Section) -> Figure | None:
+    """Returns the headline over one cost, without a legend; None where all groups that recorded it paid the same."""
+    groups = [group for group in _measured(section) if group.summary(cost.name)]
+    paid = [_value(group, cost.name) for group in groups]
+    if len(set(paid)) < 2:
         return None
-    headline = section.headline
+    headline, unit = section.headline, cost.unit(paid)
+    paid = [value / cost.units[unit] for value in paid]
     figure, (axes,) = canvas()
     looks = looks_of(section.labels)
     for label in section.labels:
-        found = [group for group in groups if group.label == label]
-        points = [(100 * _value(group, "training_flops_ratio"), _read(group, headline)) for group in found]
-        _points(axes, points, looks[label], label)
-    axes.set_xscale("log")
-    _only_these_ticks(axes.xaxis, ticks := decades(axes.get_xlim()), [tick / 100 for tick in ticks])
-    axes.set_xlabel("training FLOPs, share of dense training (on paper)")
+        found = [(value, group) for value, group in zip(paid, groups, strict=True) if group.label == label]
+        _points(axes, [(value, _read(group, headline)) for value, group in found], looks[label], label)
+    if max(paid) >= 10 * min(paid) > 0:
+        axes.set_xscale("log")
+        ticks = decades(axes.get_xlim())
+        ticks = ticks if len(ticks) < 8 else [tick for tick in ticks if math.log10(tick).is_integer()]
+        _only_these_ticks(axes.xaxis, ticks, [f"{tick:g}" for tick in ticks])
+    else:
+        axes.locator_params(axis="x", nbins=6)
+        axes.ticklabel_format(axis="x", useOffset=False)
+    if _crowded(headline):
+        by_what_is_missing(axes)
+    axes.set_xlabel(f"{cost.words}, {unit}".removesuffix(", "))
     axes.set_ylabel(f"test {headline.axis}")
     return Figure(
-        svg(figure, "accuracy-against-training-flops"),
-        f"Test {headline.words} against training FLOPs as a share of dense training. "
+        svg(figure, f"accuracy-against-{cost.name}", with_legend=False),
+        f"Test {headline.words} against {cost.words}. "
         + "; ".join(
-            f"{_name(group)}: {_value(group, 'training_flops_ratio'):.1%} of the FLOPs, {_brief(group, headline)}"
-            for group in groups
+            f"{_name(group)}: " + f"{value:.3g} {unit}".rstrip() + f", {_brief(group, headline)}"
+            for value, group in zip(paid, groups, strict=True)
         )
         + ".",
-        f"Test {headline.words}{headline.remark} against the training FLOPs that the method needs on paper. Masked "
-        "training executes the dense network's.",
+        f"Test {headline.words}{headline.remark} against {cost.words}. {cost.remark}",
     )
 
 
@@ -171,12 +198,17 @@ def _points(axes: Any, points: Sequence[tuple[float, Summary]], look: dict[str, 
     if points:
         where = [place for place, _ in points]
         spread = [found.std or 0.0 for _, found in points]
-        bars = {"yerr": spread, "elinewidth": 1, "capsize": 2} if any(spread) else {}
+        bars = {"yerr": spread, "elinewidth": 1, "capsize": 0} if any(spread) else {}
         axes.errorbar(where, [found.mean for _, found in points], **bars, **look, label=label)
 
 
-def _only_these_ticks(axis: Any, places: Sequence[float], fractions: Iterable[float]) -> None:
-    axis.set_ticks(places, [percent(fraction) for fraction in fractions])
+def _crowded(measure: Measure) -> bool:
+    """Whether the best values of a measure crowd below 100 %, so that equal steps would not tell them apart."""
+    return measure.share and measure.higher
+
+
+def _only_these_ticks(axis: Any, places: Sequence[float], words: Iterable[str]) -> None:
+    axis.set_ticks(places, list(words))
     axis.set_ticks([], minor=True)
 
 

@@ -112,6 +112,9 @@ def _section(section: Section, place: int) -> str:
     if on_engine:
         parts += ["<h3>Masked and on the engine</h3>", _table(on_engine, f"On the engine: {_heading(section)}")]
     parts += ["<h3>Figures</h3>", '<div class="figures">', *map(_figure, _figures(section)), "</div>"]
+    costs = figures.headline_against_costs(section)
+    if costs:
+        parts += ["<h3>Costs</h3>", '<div class="figures costs">', *map(_figure, costs), "</div>"]
     parts += [_recipe(section), "</section>"]
     return "\n".join(parts)
 
@@ -129,7 +132,6 @@ _DYNAMICS = (
 def _figures(section: Section) -> list[figures.Figure]:
     drawn = [
         figures.headline_against_sparsity(section),
-        figures.headline_against_training_flops(section),
         *(figures.topology_over_time(section, sparsity) for sparsity in section.sparsities),
         figures.headline_against_exploration(section),
         figures.sparsity_per_layer(section),

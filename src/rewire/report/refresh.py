@@ -7,12 +7,19 @@ A page marks the place of a table, and everything up to the end mark is replaced
 
 The words are the kind (accuracy, results, differences, engines, or published: figures of papers beside ours), the
 task and the model; accuracy is the headline measure, whatever the task is measured by. `methods` stands for the list of
-all methods, and `method <name>` for what was measured of one. The CPU engine's times come from the CSV files of its
-benchmarks: `engine <network> <budget>`, "all" for every one, and `linear <size> <layer or step>`. The rows of any other
-benchmark come from its CSV files whole, and its mark names the columns to show:
+all methods, and `method <name>` for what was measured of one. `exploration <task> <model> <percent>` is a sweep of
+DST-EE's c; `choice` and `options`, with three such places, are what validation chooses and how that does on test sets.
+The CPU engine's times come from the CSV files of its benchmarks: `engine <network> <budget>`, "all" for every one, and
+`linear <size> <layer or step>`. The rows of any other benchmark come from its CSV files whole, and its mark names the
+columns to show:
 
     <!-- benchmark: masked-step model compile ratio -->
     <!-- end of table -->
+
+A plot is an image beside the page, which the marks take in with its words and its caption:
+
+    <!-- plot: exploration digits mlp 98 -->
+    <!-- end of plot -->
 """
 
 import csv
@@ -21,7 +28,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from rewire.record import Record
-from rewire.report import methods, speed
+from rewire.report import exploration, methods, options, speed
+from rewire.report.figures import Figure
 from rewire.report.published import beside_published
 from rewire.report.sections import Section, sections
 from rewire.report.tables import Table, differences, engines, headlines, markdown, results
@@ -33,15 +41,22 @@ KINDS: dict[str, Callable[[Section], Table | None]] = {
     "engines": engines,
 }
 MEASURED: dict[str, Callable[[str, str, Path], Table | None]] = {"engine": speed.networks, "linear": speed.linear}
+STUDIES: dict[str, Callable[[Sequence[options.Place]], Table | None]] = {
+    "choice": options.choice,
+    "options": options.options,
+}
 WORDS = {
     **dict.fromkeys(KINDS, 2),
     **dict.fromkeys(MEASURED, 2),
     "published": 2,
     "method": 1,
     "methods": 0,
+    "exploration": 3,
+    **dict.fromkeys(STUDIES, 9),
 }  # after the kind
 END = "<!-- end of table -->"
 PLACE = re.compile(rf"<!-- table: (\w+)([\w -]*) -->\n.*?{END}", re.DOTALL)
+PLOT = re.compile(r"<!-- plot: exploration ([\w-]+) ([\w-]+) (\w+) -->\n.*?<!-- end of plot -->", re.DOTALL)
 BENCHMARK = re.compile(rf"<!-- benchmark: ([\w-]+) ([\w ]+) -->\n.*?{END}", re.DOTALL)
 
 
@@ -53,6 +68,14 @@ def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("bench
     """
     found = sections(records)
     by_place = {(section.task, section.model): section for section in found}
+
+    def at(task: str, model: str) -> Section:
+        if (task, model) not in by_place:
+            known = ", ".join(" ".join(place) for place in by_place) or "none"
+            raise ValueError(
+                f'The page wants a table of "{task} {model}", but the records hold {known}. Name more files.'
+            )
+        return by_place[task, model]
 
     def made(match: re.Match[str]) -> str:
         kind, words = match[1], match[2].split()
@@ -67,22 +90,49 @@ def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("bench
             return _written(match, methods.overview(), "")
         if kind == "method":
             return _written(match, methods.measured(words[0], found), "No record yet.")
+        if kind == "exploration":
+            return _written(match, exploration.sweep(at(*words[:2]), _share(words[2])), "No run yet.")
+        if kind in STUDIES:
+            places = [(at(*words[i : i + 2]), _share(words[i + 2])) for i in range(0, len(words), 3)]
+            return _written(match, STUDIES[kind](places), "No runs at all of these places yet.")
         task, model = words
         if kind == "published":
             return _written(match, beside_published(task, model, by_place.get((task, model))), "")
         if kind in MEASURED:
             return _written(match, MEASURED[kind](task, model, benchmarks), "No figures yet.")
-        if (task, model) not in by_place:
-            known = ", ".join(" ".join(place) for place in by_place) or "none"
-            raise ValueError(
-                f'The page wants a table of "{task} {model}", but the records hold {known}. Name more files.'
-            )
-        return _written(match, KINDS[kind](by_place[task, model]), "No runs to compare yet.")
+        return _written(match, KINDS[kind](at(task, model)), "No runs to compare yet.")
 
     def measured(match: re.Match[str]) -> str:
         return _written(match, _benchmark(match[1], match[2].split(), benchmarks), "")
 
-    return BENCHMARK.sub(measured, PLACE.sub(made, page))
+    def drawn(match: re.Match[str]) -> str:
+        figure = _plot(match, found)
+        body = f"![{figure.alt}]({_file(match)})\n\n{figure.caption}" if figure else "No runs of two values of c yet."
+        return f"{match[0].splitlines()[0]}\n{body}\n<!-- end of plot -->"
+
+    return PLOT.sub(drawn, BENCHMARK.sub(measured, PLACE.sub(made, page)))
+
+
+def images(page: str, records: Sequence[Record]) -> dict[str, str]:
+    """Returns the images of the page's plots, as SVG documents by the name of their file beside the page."""
+    found = sections(records)
+    plots = {_file(match): _plot(match, found) for match in PLOT.finditer(page)}
+    return {name: exploration.image(figure) for name, figure in plots.items() if figure}
+
+
+def _plot(match: re.Match[str], found: Sequence[Section]) -> Figure | None:
+    section = next((section for section in found if (section.task, section.model) == (match[1], match[2])), None)
+    return section and exploration.against_c(section, _share(match[3]))
+
+
+def _file(match: re.Match[str]) -> str:
+    return f"exploration-{match[1]}-{match[2]}-{match[3]}.svg"
+
+
+def _share(word: str) -> float:
+    if not word.isdigit() or int(word) >= 100:
+        raise ValueError(f'The page wants a sparsity of "{word}" percent. Write a whole number below 100, such as 98.')
+    return int(word) / 100
 
 
 def _written(match: re.Match[str], table: Table | None, otherwise: str) -> str:

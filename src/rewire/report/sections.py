@@ -15,7 +15,10 @@ FLAGSHIP: Final = "dst_ee"
 
 _PLACE: Final = ("task", "model", "seed")  # what a section or a pair fixes; it is never part of a label
 
-_LEFT_OUT: Final[dict[str, Any]] = {"exclude": [], "options": []}  # what an identity does not say where it is empty
+_LEFT_OUT: Final[dict[str, Any]] = {  # what an identity does not say where it is usual
+    **{"exclude": [], "options": []},
+    **{"walks": "train", "beta2": 0.999, "end_lr": 0.0, "clip": 0.0},
+}
 
 
 @final

@@ -6,6 +6,7 @@ from functools import partial
 from typing import Final, final
 
 from rewire.measures import Measure
+from rewire.report.costs import COSTS
 from rewire.report.sections import Comparison, Group, Section, compare, engine_pairs, show
 from rewire.report.statistics import LEVEL, Difference, Summary, interval
 
@@ -25,7 +26,12 @@ class Table:
 
 
 def results(section: Section) -> Table:
-    """Returns one row a group: its measures as mean ± std (n) over seeds, the other figures as means."""
+    """Returns one row a group: its measures as mean ± std (n) over seeds, the other figures as means.
+
+    What records of earlier versions lack, memory and energy, has a column where a run recorded it.
+    """
+    forms = {"peak_memory": size, "cpu_energy_kwh": energy, "gpu_energy_kwh": energy}
+    costs = [cost for cost in COSTS if cost.name in forms and any(group.summary(cost.name) for group in section.groups)]
     columns: dict[str, Callable[[Group], str]] = {
         "method": lambda group: group.label,
         "sparsity": lambda group: percent(group.sparsity),
@@ -36,6 +42,7 @@ def results(section: Section) -> Table:
         "training FLOPs as published": lambda group: _mean(group, "training_flops_ratio_published", _one_decimal),
         "inference FLOPs": lambda group: _mean(group, "inference_flops_ratio", _one_decimal),
         "seconds": lambda group: _mean(group, "seconds", "{:,.1f}".format),
+        **{cost.words: partial(_mean, name=cost.name, form=forms[cost.name]) for cost in costs},
         "updates": lambda group: _mean(group, "updates", "{:,.0f}".format),
         "explored": lambda group: _mean(group, "exploration", "{:.3f}".format),
     }
@@ -46,7 +53,9 @@ def results(section: Section) -> Table:
     return Table(
         _over_seeds(section.measures) + " FLOPs: share of the dense network's, on paper; as published: by the papers' "
         "formula, where an update takes the place of a step. Explored: share of the sparse layers' weights that were "
-        "active at least once." + "".join(unsaid),
+        "active at least once."
+        + "".join(f" {cost.words.capitalize()}: {cost.remark[0].lower()}{cost.remark[1:]}" for cost in costs)
+        + "".join(unsaid),
         tuple(columns),
         tuple(tuple(column(group) for column in columns.values()) for group in section.groups),
     )
@@ -168,11 +177,16 @@ def size(count: float) -> str:
     >>> size(999), size(1_234), size(24_500_000)
     ('999 B', '1.2 kB', '24.5 MB')
     """
-    for unit in ("B", "kB", "MB"):
-        if count < 999.5 or unit == "MB":
-            break
-        count /= 1000
-    return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
+    return _in_unit(count, ("B", "kB", "MB", "GB"))
+
+
+def energy(kwh: float) -> str:
+    """Returns an energy in the unit that suits it.
+
+    >>> energy(2e-6), energy(0.0425), energy(1_200)
+    ('2.0 mWh', '42.5 Wh', '1,200.0 kWh')
+    """
+    return _in_unit(1e6 * kwh, ("mWh", "Wh", "kWh"))
 
 
 def cell(group: Group, measure: Measure) -> str:
@@ -184,6 +198,15 @@ def cell(group: Group, measure: Measure) -> str:
 def _mean(group: Group, name: str, form: Callable[[float], str]) -> str:
     found = group.summary(name)
     return NOTHING if found is None else form(found.mean)
+
+
+def _in_unit(number: float, units: Sequence[str]) -> str:
+    """Returns a number of the first unit in the one that suits it, each a thousand times the one before."""
+    for unit in units:
+        if number < 999.5 or unit == units[-1]:
+            break
+        number /= 1000
+    return f"{number:,.{0 if unit == 'B' else 1}f} {unit}"
 
 
 def _one_decimal(fraction: float) -> str:
