@@ -60,7 +60,7 @@ METHODS: dict[str, Callable[[float], Method]] = {
     "top_kast": lambda fraction: rewire.top_kast(STEPS, every=EVERY, penalty=5 * fraction),
     "srigl": lambda fraction: rewire.srigl(STEPS, every=EVERY, fraction=fraction, stop=1.0),
     "admm": lambda fraction: rewire.admm(STEPS, every=EVERY, rho=0.1),
-    "str": lambda fraction: rewire.str_(STEPS, initial=-4.0, fold=0.5),
+    "str": lambda fraction: rewire.str_(STEPS, fold=0.5),
     "gmp": lambda fraction: rewire.gmp(STEPS, every=EVERY),
     "granet": lambda fraction: rewire.granet(STEPS, every=EVERY, fraction=fraction, initial_sparsity=0.2),
     "ac_dc": lambda fraction: rewire.ac_dc(STEPS, every=EVERY),

@@ -425,7 +425,7 @@ def test_a_diagnosis_records_more_and_changes_nothing(change: dict[str, object],
     json.dumps(more)
 
 
-@pytest.mark.parametrize("steps", [7, 10, 39])
+@pytest.mark.parametrize("steps", [10, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (7, 39))])
 def test_a_diagnosis_goes_on_where_it_stopped(steps: int, tmp_path: Path) -> None:
     whole, _ = finish(TINY, tmp_path / "whole", diagnose=True)
     with pytest.raises(Stopped):

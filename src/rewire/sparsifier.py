@@ -34,6 +34,7 @@ from rewire.checks import (
 from rewire.core.budget import Distribution
 from rewire.core.method import Method
 from rewire.core.names import unwrap
+from rewire.core.phase import DensePhase
 from rewire.core.pruner import Pruner
 from rewire.core.pull import Pull
 from rewire.core.score import Score, layer_key
@@ -503,6 +504,8 @@ class Sparsifier:
                 storage.observe_(skipped)
         if self.method.pull is not None and (skipped is None or not bool(skipped)):
             self._pull(self.method.pull)
+        if self._phase is not None and (skipped is None or not bool(skipped)):
+            self._lead(self._phase)
         if not self._state_seen:  # optimizers make their state in their first step
             warn_of_foreign_state(optimizer, self._storages.values())
             self._state_seen = True
@@ -552,6 +555,13 @@ class Sparsifier:
         for name, storage in self._storages.items():
             key = layer_key(self.seed, name, self._calls)
             storage.pull_(pull, rates[id(storage.parameter)], self._accounts.final[name], self._calls, key)
+
+    def _lead(self, phase: DensePhase) -> None:
+        self._settle()
+        model = self._model()
+        if model is not None:
+            budget = sum(self._accounts.end().values())
+            phase.after_step_(model, self._storages, self._optimizer, self._calls, budget)
 
     def _end_phase(self) -> None:
         """Ends the dense phase of a method that has one, where it still lasts."""

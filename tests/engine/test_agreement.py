@@ -207,7 +207,8 @@ print(counter.frame_count, it.sparsifier.updates)
 """
 
 
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])  # a minute
+@pytest.mark.slow
+@pytest.mark.parametrize("backend", ["eager", "inductor"])
 def test_one_graph_lasts_for_all_updates_on_maps_of_one_place(backend: str) -> None:
     """There the length of a stream follows the topology, and a graph that saw it would be compiled anew each time."""
     command = [sys.executable, "-c", COMPILED, backend]

@@ -795,10 +795,8 @@ print(counter.frame_count)
 """
 
 
-@pytest.mark.parametrize(
-    ("backend", "density", "graphs"),
-    [("eager", "constant", 1), pytest.param("aot_eager", "rising", 5, marks=pytest.mark.slow)],  # five graphs
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("backend", "density", "graphs"), [("eager", "constant", 1), ("aot_eager", "rising", 5)])
 def test_a_compiled_graph_sees_new_topologies(backend: str, density: str, graphs: int) -> None:
     """In a process of its own: the compiler cannot see through the tests' checker of shapes."""
     run = subprocess.run(

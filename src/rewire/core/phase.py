@@ -16,6 +16,11 @@ class DensePhase(ABC):
     def begin_(self, model: nn.Module, names: Iterable[str], optimizer: torch.optim.Optimizer) -> None:
         """Changes the model's weights of these names, and gives what it trains besides to the optimizer."""
 
+    def after_step_(  # noqa: B027
+        self, model: nn.Module, names: Iterable[str], optimizer: torch.optim.Optimizer, step: int, budget: int
+    ) -> None:
+        """Hears of every step taken while the change lasts. budget: weights planned for the end, of all layers."""
+
     @abstractmethod
     def end_(self, model: nn.Module, names: Iterable[str]) -> None:
         """Takes the change away: the same Parameters are weights again, with the values that the model computed by."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -17,9 +17,9 @@ from rewire.core.groups import group_budgets
 from rewire.core.method import Method
 from rewire.core.phase import DensePhase
 from rewire.core.pull import Pull
-from rewire.core.schedule import Every
+from rewire.core.schedule import Cubic, Every
 from rewire.core.score import Layer, Magnitude, Need
-from rewire.core.select import top
+from rewire.core.select import nth_highest, top
 from rewire.core.share import Ranked
 from rewire.methods.options import check, check_share
 from rewire.methods.registry import method
@@ -113,54 +113,85 @@ def admm(
 
 # ---- STR
 
+_LOWEST = -10.0  # exp of it is 5e-5, a threshold that hardly any weight is below
+
 
 class _SoftThreshold(nn.Module):
-    """sign(w) * relu(abs(w) - sigmoid(s)) with a learned s."""
+    """sign(w) * relu(abs(w) - exp(s)) with a learned s, in float32 at least."""
 
-    def __init__(self, initial: float, decay: float, weight: Tensor) -> None:
+    def __init__(self, weight: Tensor) -> None:
         super().__init__()
-        self.s = s = nn.Parameter(torch.full((), initial, dtype=weight.dtype, device=weight.device))
-        if decay:
-            s.register_hook(lambda gradient: gradient + decay * s.detach())
+        dtype = torch.promote_types(weight.dtype, torch.float32)
+        self.s = nn.Parameter(torch.full((), _LOWEST, dtype=dtype, device=weight.device))
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight.sign() * torch.relu(weight.abs() - torch.sigmoid(self.s))
+        return weight.sign() * torch.relu(weight.abs() - self.s.exp())
 
 
 @dataclass(frozen=True)
 class SoftThreshold(DensePhase):
-    """Every weight passes a soft threshold that its layer learns: sign(w) * relu(abs(w) - sigmoid(s)).
+    """Every weight passes a soft threshold that its layer learns: sign(w) * relu(abs(w) - exp(s)).
 
-    initial: the first s, which learns at the rate of its layer's weight. decay: weight decay on s, beside that of the
-    optimizer, which drives sigmoid(s), and so sparsity, up from below one half: decay pulls s towards 0 from
-    `initial` < 0.
+    s learns at the rate of its layer's weight and shrinks by that times `decay`. After each step the thresholds of all
+    layers are multiplied by one number, so that as many weights are above them as are planned: all of them at step 0,
+    the budget at step `end`, by a cubic in between. So the loss decides how the thresholds stand to each other, and
+    the decay how far apart.
+
+    The paper's sigmoid(s) is nearly the same where thresholds are small; one above 1, for large weights, it has not.
 
     Reference: Kusupati et al., Soft Threshold Weight Reparameterization for Learnable Sparsity, ICML 2020, section 3,
     https://arxiv.org/abs/2002.03231
     """
 
-    initial: float
     decay: float
+    end: int
 
     def begin_(self, model: nn.Module, names: Iterable[str], optimizer: torch.optim.Optimizer) -> None:
-        groups = {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+        groups = _groups(optimizer)
         for name in names:
             module, attribute = _owner(model, name)
             weight = getattr(module, attribute)
-            threshold = _SoftThreshold(self.initial, self.decay, weight)
+            threshold = _SoftThreshold(weight)
             parametrize.register_parametrization(module, attribute, threshold)
             group = groups[id(weight)]  # and none of its own, which a scheduler that is there already would not know
             group["params"].append(threshold.s)
             if "param_names" in group:
                 group["param_names"].append(f"{name}.s")
 
+    @torch.no_grad()
+    def after_step_(
+        self, model: nn.Module, names: Iterable[str], optimizer: torch.optim.Optimizer, step: int, budget: int
+    ) -> None:
+        groups, layers = _groups(optimizer), [_parts(model, name) for name in names]
+        for _, s in layers:
+            s.mul_(1 - groups[id(s)]["lr"] * self.decay)
+        lowest = math.exp(_LOWEST)
+        margins = torch.cat([(weight.abs().clamp(min=lowest).to(s.dtype).log() - s).flatten() for weight, s in layers])
+        above = round(Cubic(margins.numel(), budget, 0, self.end)(step))
+        if above < margins.numel():
+            shift = nth_highest(margins, above + 1)
+            for _, s in layers:
+                s.add_(shift)
+
     def end_(self, model: nn.Module, names: Iterable[str]) -> None:
         for name in names:
             module, attribute = _owner(model, name)
-            original = module.parametrizations[attribute].original  # type: ignore[union-attr, index]
+            original, _ = _parts(model, name)
             with torch.no_grad():
                 original.copy_(getattr(module, attribute))  # in place, because optimizers and hooks hold it
             parametrize.remove_parametrizations(module, attribute, leave_parametrized=False)
+
+
+def _groups(optimizer: torch.optim.Optimizer) -> dict[int, dict[str, Any]]:
+    """Returns the optimizer's group of every parameter, by the parameter's id."""
+    return {id(parameter): group for group in optimizer.param_groups for parameter in group["params"]}
+
+
+def _parts(model: nn.Module, name: str) -> tuple[Tensor, Tensor]:
+    """Returns a weight before its threshold, and the s of that."""
+    module, attribute = _owner(model, name)
+    parts: Any = module.parametrizations[attribute]  # type: ignore[index]
+    return parts.original, parts[0].s
 
 
 def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
@@ -174,13 +205,14 @@ def _owner(model: nn.Module, name: str) -> tuple[nn.Module, str]:
     keeps="nothing: dense until it is folded, then the mask",
     costs="dense training until it is folded; one threshold a layer",
 )
-def str_(steps: int = 0, *, initial: float = -4.0, decay: float = 5e-3, fold: float = 0.75) -> Method:
+def str_(steps: int = 0, *, decay: float = 0.5, fold: float = 0.6) -> Method:
     """Returns STR: every layer learns a soft threshold for its weights, folded away into a mask before the end.
 
-    Until the share `fold` of the steps a layer computes with sign(w) * relu(abs(w) - sigmoid(s)), s learned from
-    `initial` with weight decay `decay`. Then the weights take these values, and the largest of all layers stay, as
-    many as the budget allows: the thresholds decide how many each layer has, the budget how many there are in all
-    (in the paper the decay alone does, so that no sparsity can be asked for). The rest of the run trains these.
+    Until the share `fold` of the steps a layer computes with sign(w) * relu(abs(w) - exp(s)), with a learned s. In the
+    paper weight decay pulls s up, and the sparsity is what that makes it; here all thresholds rise by the same factors,
+    such that the number of weights above them falls to the budget (see `SoftThreshold`). Then the weights take the
+    values that they compute with, and the rest of the run trains those above the thresholds. decay: shrinks s, and so
+    what tells the thresholds apart, at each step by learning rate * decay.
 
     Reference: Kusupati et al., Soft Threshold Weight Reparameterization for Learnable Sparsity, ICML 2020, section 3,
     https://arxiv.org/abs/2002.03231
@@ -188,8 +220,7 @@ def str_(steps: int = 0, *, initial: float = -4.0, decay: float = 5e-3, fold: fl
     check_share("fold", fold)
     last = min(int(fold * steps), steps - 1)
     check("str_", steps, 1, last)
-    for what, value in (("initial", initial), ("decay", decay)):
-        if not math.isfinite(value):
-            raise ValueError(f"{what}={value} is no number. Use initial=-4.0 and decay=5e-3, the defaults.")
-    phase, due, density = SoftThreshold(initial, decay), Every(last, last), Alternating(last, last)
+    if not (math.isfinite(decay) and decay >= 0):
+        raise ValueError(f"decay={decay} is below 0 or no number. Use decay=0.5, say, or 0 for none.")
+    phase, due, density = SoftThreshold(decay, last), Every(last, last), Alternating(last, last)
     return Method("str", Magnitude(), due=due, density=density, share=Ranked(), phase=phase)
