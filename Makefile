@@ -26,11 +26,12 @@ export PIP_BUILD_CONSTRAINT = constraints.txt
 demo: $(INSTALLED)  ## train a network at 95 % sparsity on real images (digits), dense beside it; ends with a report
 	$(BIN)/rewire train digits
 
+# As many processes as there are cores; a thread each, unless a test asks for more, keeps them out of each other's way.
 test: $(INSTALLED)  ## format, lint, types, the fast tests, the examples in docstrings and README (5 minutes)
 	$(BIN)/ruff format --check --quiet . || { echo "Type make format to put this right."; exit 1; }
 	$(BIN)/ruff check --quiet .
 	$(BIN)/mypy
-	$(BIN)/pytest -n auto -m "not slow" --doctest-modules src tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto -m "not slow" --doctest-modules src tests
 
 test-slow: $(INSTALLED)  ## the tests that take longer (60 minutes)
 	$(BIN)/pytest -n auto -m slow tests

@@ -506,7 +506,7 @@ FUSED = {
 }
 
 
-@pytest.mark.parametrize("clip", [None, "by rewire"])
+@pytest.mark.parametrize("clip", [pytest.param(None, marks=pytest.mark.slow), "by rewire"])
 @pytest.mark.parametrize("overflow", [(), (3, 6), (2, 4, 5, 8)], ids=["no overflow", "between", "on due steps"])
 @pytest.mark.parametrize("method", [method for method, _, _ in COVERING])
 def test_plain_amp_is_fused_amp_and_is_no_amp(method: str, overflow, clip, monkeypatch) -> None:

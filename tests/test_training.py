@@ -153,7 +153,7 @@ def test_training_never_sees_the_test_set(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("method", ["dense", "set", "dst_ee"])
-@pytest.mark.parametrize("steps", [0, 7, 10, 20, 39, 59])
+@pytest.mark.parametrize("steps", [7, 20, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 10, 39, 59))])
 def test_stopped_and_resumed_is_never_stopped(method: str, steps: int, tmp_path: Path) -> None:
     recipe = replace(TINY, method=method)
     whole, saved = finish(recipe, tmp_path / "whole")

@@ -135,9 +135,8 @@ def test_a_density_that_rises_grows_the_parameter() -> None:
 
 @pytest.mark.parametrize(
     ("method", "model"),
-    [(method, cnn) for method in MOVES]
-    + [("dst_ee", mlp)]
-    + [pytest.param(method, mlp, marks=pytest.mark.slow) for method in MOVES if method != "dst_ee"],  # 10 seconds
+    [("dst_ee", cnn), ("dst_ee", mlp), ("set", cnn)]
+    + [pytest.param(method, model, marks=pytest.mark.slow) for method in MOVES for model in (cnn, mlp)],  # 20 seconds
 )
 def test_updates_pick_the_same_units_as_masked_mode(method: str, model, monkeypatch) -> None:
     every = {"due": Every(1, 20)}
