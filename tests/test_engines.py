@@ -265,6 +265,7 @@ def test_the_table_says_which_engine_ran(tmp_path: Path, capsys: pytest.CaptureF
     assert "engine=cpu: 3 of 3 sparse layers hold and compute active weights alone" in out
 
 
+@pytest.mark.slow
 @needs_kernels
 def test_engines_side_by_side(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["compare", "digits", *WORDS, "--methods", "dst_ee", "set", "dense", "--sparsities", "0.8", "--seeds", "2"]

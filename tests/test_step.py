@@ -22,6 +22,8 @@ from rewire.training import Run, Stopped, train, until
 
 torch.set_num_threads(1)
 
+pytestmark = pytest.mark.slow  # a simulated device and what torch compiles
+
 BENCHMARK = Path(__file__).parents[1] / "benchmarks" / "accelerator.py"
 TINY = Recipe(model="cnn", width=0.5, epochs=2, batch_size=64, every=10, c=1e-3, lr=0.02)  # 20 steps an epoch
 LAYERS = 5  # sparse ones of the cnn
