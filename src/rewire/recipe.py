@@ -119,7 +119,7 @@ class Recipe:
     bf16: bool = False
     """Forward and backward in bfloat16 autocast; the layers of the engine cpu compute in float32 all the same."""
     compile: bool = False
-    """torch.compile the model."""
+    """torch.compile the model; on a GPU, in one process, its forward and backward passes become CUDA graphs."""
     channels_last: bool = False
     """Images and convolutions in channels-last memory; the layers of the engine cpu have a layout of their own."""
     seed: int = 0

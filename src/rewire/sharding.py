@@ -1,4 +1,4 @@
-"""The only place that knows of sharded tensors (DTensor) and collectives."""
+"""The only place of the sparsity code that knows of sharded tensors (DTensor) and collectives."""
 
 from __future__ import annotations
 
