@@ -39,9 +39,23 @@ def test_without_runs_of_full_length_no_figure_is_ours(found: list[Record]) -> N
     assert all(cell in ("-", "") for row in table.rows for cell in row[2::2])
 
 
+def test_runs_for_longer_have_a_row_of_their_own() -> None:
+    table = beside_published("cifar10", "vgg19", sections(runs(250))[0])
+    rows = {row[0]: row[1:] for row in table.rows}
+    assert rows["dst_ee, 250 epochs"] == ("94.13", "-", "93.67", "91.00 ± 1.41 (2)", "92.95", "-")
+    assert rows["dst_ee"][3] == rows["dense"][1] == "-"
+
+
+def test_the_mlp_has_one_sparsity_and_nothing_remembered() -> None:
+    table = beside_published("cifar10", "mlp_chts", None)
+    assert table.header == ("method", "99 %, published", "ours")
+    assert ("chts", "69.97", "-") in table.rows
+    assert "remembered" not in table.caption
+
+
 def test_every_method_has_a_figure_for_every_sparsity() -> None:
     for (task, model), figures in FIGURES.items():
-        sparsities = SETTINGS[task].sparsities
+        sparsities = SETTINGS[task, model].sparsities
         assert all(len(found) == (1 if method == "dense" else len(sparsities)) for method, found in figures.items())
         table = beside_published(task, model, None)
         assert {len(row) for row in table.rows} == {len(table.header)}

@@ -57,8 +57,7 @@ def cifar10_mlp_chts() -> Recipe:
     """
     return Recipe(
         task="cifar10",
-        model="mlp",
-        hidden=(6144, 6144, 6144),
+        model="mlp_chts",
         sparsity=0.99,
         exclude=("fc4",),
         every=1400,

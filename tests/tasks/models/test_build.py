@@ -41,8 +41,8 @@ def test_width_multiplies_the_published_one():
     [
         (
             {"name": "alexnet"},
-            "Unknown model 'alexnet'. Known: mlp, cnn, resnet20, resnet32, resnet50, resnet50_imagenet, vgg19, "
-            "wrn22_2, mobilenet_v2.",
+            "Unknown model 'alexnet'. Known: mlp, mlp_chts, cnn, resnet20, resnet32, resnet50, resnet50_imagenet, "
+            "vgg19, wrn22_2, mobilenet_v2.",
         ),
         (
             {"name": "cnn", "width": 0.0},
@@ -51,8 +51,8 @@ def test_width_multiplies_the_published_one():
         (
             {"name": "vgg19", "size": 8},
             "vgg19 cannot see images of 8 pixels: its poolings leave nothing of them. Use images of at least 32 "
-            "pixels, or another model: mlp, cnn, resnet20, resnet32, resnet50, resnet50_imagenet, vgg19, wrn22_2, "
-            "mobilenet_v2.",
+            "pixels, or another model: mlp, mlp_chts, cnn, resnet20, resnet32, resnet50, resnet50_imagenet, vgg19, "
+            "wrn22_2, mobilenet_v2.",
         ),
     ],
 )

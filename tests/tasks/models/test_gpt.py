@@ -215,8 +215,8 @@ def test_width_keeps_the_heads():
         ),
         (
             lambda: build("gpt", classes=7),
-            "gpt is no model for images. Those are: mlp, cnn, resnet20, resnet32, resnet50, resnet50_imagenet, vgg19, "
-            "wrn22_2, mobilenet_v2.",
+            "gpt is no model for images. Those are: mlp, mlp_chts, cnn, resnet20, resnet32, resnet50, "
+            "resnet50_imagenet, vgg19, wrn22_2, mobilenet_v2.",
         ),
     ],
 )

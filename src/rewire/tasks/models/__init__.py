@@ -20,12 +20,14 @@ class Published:
     """A model as it was published: its `width`, and what it needs.
 
     smallest: the smallest image, in pixels, that its poolings leave. heads: what its width must be a multiple of.
+    depth: the number of hidden layers of an MLP.
     """
 
     factory: Callable[..., nn.Module]
     width: int
     smallest: int = 1
     heads: int = 1
+    depth: int = 0
 
     def units(self, width: float) -> int:
         """The published width times `width`, rounded to a multiple of `heads`, at least one."""
@@ -33,7 +35,8 @@ class Published:
 
 
 MODELS = {
-    "mlp": Published(mlp, width=512),
+    "mlp": Published(mlp, width=512, depth=2),
+    "mlp_chts": Published(mlp, width=6144, depth=3),
     "cnn": Published(cnn, width=24),
     "resnet20": Published(resnet20, width=16),
     "resnet32": Published(resnet32, width=16),
@@ -63,8 +66,8 @@ def build(
             f"Use images of at least {published.smallest} pixels, or another model: {', '.join(MODELS)}."
         )
     units = published.units(width)
-    if name == "mlp":
-        return mlp(channels * size**2, [units, units], classes, seed=seed)
+    if published.depth:
+        return mlp(channels * size**2, [units] * published.depth, classes, seed=seed)
     return published.factory(classes, channels=channels, width=units, seed=seed)
 
 
