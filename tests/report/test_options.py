@@ -93,6 +93,20 @@ def test_the_best_of_a_kind_has_the_highest_mean_over_the_places(make: Make) -> 
     ]
 
 
+def test_an_option_that_an_engine_has_not_stands_beside_masked_runs(make: Make) -> None:
+    """The formula ran on both; the one of equal cost that ran masked is what the window stands beside."""
+    engine = runs(make, 0.7, 0.9, c=0.1, engine="cpu")
+    engine += [record for c in (0.0, 1.0, 2.0) for record in runs(make, 0.6, c=c, engine="cpu")]
+    masked = runs(make, 0.1, 0.82, c=0.1) + runs(make, 0.5, 0.85, flops=0.12, c=0.1, options=["window=4"])
+    names = [row[0] for row in table(choice, engine + masked)]
+    assert names == ["c=0", "c=0.1", "c=1", "c=2", "c=0.1 window=4 engine=masked"]
+    alone = runs(make, 0.1, 0.84, flops=0.12, c=0.1, every=26)
+    assert [row[:2] for row in table(options, engine + masked + alone)] == [
+        ("c=0.1 window=4 engine=masked", "c=0.1 every=26 engine=masked")
+    ] * 3
+    assert options(places(engine + masked[15:])) is None
+
+
 def test_of_equals_the_smallest_c_is_the_best(make: Make) -> None:
     made = runs(make, 0.9, c=0.1) + runs(make, 0.9, c=0.0)
     assert [(row[0], row[-1]) for row in table(choice, made)] == [("c=0", "the formula"), ("c=0.1", "")]

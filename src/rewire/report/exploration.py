@@ -7,7 +7,7 @@ from xml.sax.saxutils import escape
 from rewire.report.drawing import canvas, looks_of, svg
 from rewire.report.figures import Figure
 from rewire.report.sections import FLAGSHIP, Group, Section, show
-from rewire.report.settings import Setting, corrected, probability, settings, spread, validation
+from rewire.report.settings import Setting, corrected, probability, spread, usual, validation
 from rewire.report.statistics import LEVEL, Summary, paired, summary
 from rewire.report.tables import NOTHING, Table, percent
 
@@ -123,7 +123,7 @@ def image(figure: Figure) -> str:
 
 def _sweep(section: Section, sparsity: float) -> list[Setting]:
     """Returns the settings of the printed formula, and then those of scale="layer" alone, by c."""
-    found = [each for each in settings(section, sparsity) if not each.structure and each.interval is None]
+    found = [each for each in usual(section, sparsity) if not each.structure]
     return [each for options in _SCALES for each in found if each.options == options]
 
 

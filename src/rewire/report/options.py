@@ -10,7 +10,7 @@ from typing import Final, final
 
 from rewire.measures import Measure
 from rewire.report.sections import Section
-from rewire.report.settings import Setting, corrected, probability, settings, spread, validation
+from rewire.report.settings import Setting, corrected, probability, settings, spread, usual, validation
 from rewire.report.statistics import LEVEL, Difference, Summary, paired, summary
 from rewire.report.tables import Table, percent
 
@@ -85,7 +85,7 @@ def choice(places: Sequence[Place]) -> Table | None:
         for found in candidates
     ]
     counts = ", ".join(str(found.n) for found in candidates[0].validation)
-    elsewhere = dict.fromkeys(each.name for place in places for each in _usual(place))
+    elsewhere = dict.fromkeys(each.name for place in places for each in usual(*place))
     missing = [name for name in elsewhere if name not in {found.name for found in candidates}]
     return Table(
         f"Validation {headline.quantity}: mean ± standard deviation over the seeds that all of these settings have "
@@ -110,7 +110,8 @@ def options(places: Sequence[Place]) -> Table | None:
         plain = best.get((*structure, "c=0") if structure else ())
         if plain and found is not plain:
             for place, setting, other in zip(places, found.settings, plain.settings, strict=True):
-                pairs += _pair(place, setting, _of_equal_cost(setting, other, place))
+                if beside := _of_equal_cost(setting, other, place):
+                    pairs += _pair(place, setting, beside)
     if not pairs:
         return None
     p = corrected({number: pair.difference for number, pair in enumerate(pairs)})
@@ -127,12 +128,8 @@ def options(places: Sequence[Place]) -> Table | None:
     )
 
 
-def _usual(place: Place) -> list[Setting]:
-    return [each for each in settings(*place) if each.interval is None]
-
-
 def _candidates(places: Sequence[Place]) -> list[_Candidate]:
-    by_place = [{each.name: each for each in _usual(place)} for place in places]
+    by_place = [{each.name: each for each in usual(*place)} for place in places]
     names = [name for name in by_place[0] if all(name in others for others in by_place)]
     columns = [
         _over_shared_seeds([found[name] for name in names], section.headline)
@@ -160,14 +157,14 @@ def _best(candidates: Iterable[_Candidate], measure: Measure) -> dict[tuple[str,
     return best
 
 
-def _of_equal_cost(setting: Setting, plain: Setting, place: Place) -> Setting:
-    """Returns the plain setting with the interval of updates that comes nearest to the cost of the other."""
-    same = [
-        each
-        for each in settings(*place)
-        if (each.structure, each.options, each.c) == (plain.structure, plain.options, plain.c)
-    ]
-    return min(same, key=lambda each: abs(_cost(setting, each) - 1))
+def _of_equal_cost(setting: Setting, plain: Setting, place: Place) -> Setting | None:
+    """Returns the plain setting with the interval of updates that comes nearest to the cost of the other.
+
+    None where the plain one did not run on the same engine.
+    """
+    wanted = (plain.structure, plain.options, plain.c, setting.engine)
+    same = [each for each in settings(*place) if (each.structure, each.options, each.c, each.engine) == wanted]
+    return min(same, key=lambda each: abs(_cost(setting, each) - 1), default=None)
 
 
 def _cost(setting: Setting, other: Setting) -> float:

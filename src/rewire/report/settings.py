@@ -1,7 +1,8 @@
 """DST-EE's runs by what sets them apart: c, the options beyond the printed formula, the structure.
 
 A *setting* is one value of each, at one task, model and sparsity. Settings that are compared differ in nothing else,
-but for the interval of updates where runs are made to cost as much as others.
+but for the interval of updates where runs are made to cost as much as others. An option that only masked training has
+stands beside masked runs, where all others are an engine's.
 """
 
 from collections import Counter
@@ -20,7 +21,10 @@ FORMULA: Final[Mapping[str, Any]] = {"scale": "none", "signed": False, "regrow":
 
 _Name = TypeVar("_Name")
 
-_FREE: Final = ("seed", "sparsity", "c", "every", "options", "structure", *FORMULA)  # what settings may differ in
+_FREE: Final = (  # what settings may differ in
+    *("seed", "sparsity", "c", "every", "options", "structure", "engine"),
+    *FORMULA,
+)
 
 
 @final
@@ -29,7 +33,7 @@ class Setting:
     """Runs of DST-EE, one a seed, and what sets them apart.
 
     c: None where the options leave it unread. structure, options: in words, none for unstructured runs of the printed
-    formula. interval: of updates; None where it is that of most settings.
+    formula. interval: of updates, and engine: None where it is that of most settings.
     """
 
     group: Group
@@ -37,13 +41,15 @@ class Setting:
     structure: tuple[str, ...]
     options: tuple[str, ...]
     interval: int | None
+    engine: str | None
 
     @property
     def name(self) -> str:
         """Returns all of it: "c=0.1 scale=layer"."""
         c = () if self.c is None else (f"c={show(float(self.c))}",)
         interval = () if self.interval is None else (f"every={self.interval}",)
-        return " ".join((*self.structure, *c, *self.options, *interval))
+        engine = () if self.engine is None else (f"engine={self.engine}",)
+        return " ".join((*self.structure, *c, *self.options, *interval, *engine))
 
     @property
     def kind(self) -> tuple[str, ...]:
@@ -59,7 +65,7 @@ class Setting:
 def settings(section: Section, sparsity: float) -> list[Setting]:
     """Returns the settings at that sparsity, and those of N:M, which has its own; by structure, options and c.
 
-    Where runs differ in more, such as the engine, those count that there are most of, structure by structure.
+    Where runs differ in more, such as the number of epochs, those count that there are most of, structure by structure.
     """
     alike: dict[str, dict[str, list[Group]]] = {}
     for group in section.groups:
@@ -71,9 +77,17 @@ def settings(section: Section, sparsity: float) -> list[Setting]:
     for structure, rests in alike.items():
         groups = max(rests.values(), key=len)
         every, _ = Counter(group.recipe["every"] for group in groups).most_common(1)[0]
+        engine, _ = Counter(group.recipe["engine"] for group in groups).most_common(1)[0]
         words = () if structure == "unstructured" else (f"structure={structure}",)
-        found += [_setting(group, words, every) for group in groups]
-    return sorted(found, key=lambda each: (each.structure, each.options, each.interval or 0, each.c or 0.0))
+        found += [_setting(group, words, every, engine) for group in groups]
+    return sorted(found, key=lambda s: (s.structure, s.options, s.interval or 0, s.engine or "", s.c or 0.0))
+
+
+def usual(section: Section, sparsity: float) -> list[Setting]:
+    """Returns those with the interval of most, and with the engine of most where their kind ran on it at all."""
+    found = [each for each in settings(section, sparsity) if each.interval is None]
+    kinds = {each.kind for each in found if each.engine is None}
+    return [each for each in found if each.engine is None or each.kind not in kinds]
 
 
 def spread(found: Summary | Difference, measure: Measure, sign: str = "") -> str:
@@ -97,12 +111,13 @@ def validation(measure: Measure) -> str:
     return f"validation_{measure.name}"
 
 
-def _setting(group: Group, structure: tuple[str, ...], every: int) -> Setting:
+def _setting(group: Group, structure: tuple[str, ...], every: int, engine: str) -> Setting:
     recipe = group.recipe
     off = [f"{name}={show(recipe[name])}" for name, value in FORMULA.items() if recipe.get(name, value) != value]
     options = (*off, *recipe.get("options", []))
     c = None if "acquisition=epsilon" in options else float(recipe["c"])
-    return Setting(group, c, structure, options, None if recipe["every"] == every else recipe["every"])
+    interval = None if recipe["every"] == every else recipe["every"]
+    return Setting(group, c, structure, options, interval, None if recipe["engine"] == engine else recipe["engine"])
 
 
 def _number(text: str) -> bool:
