@@ -216,7 +216,7 @@ def test_the_density_of_gmp_and_granet_falls_by_the_cubic() -> None:
 
 
 @pytest.mark.parametrize(
-    ("steps", "last"), [(1000, 900), (1050, 900), (1100, 900), (1199, 900), (1200, 1100), (200, 100)]
+    ("steps", "last"), [(1000, 700), (1058, 700), (1059, 900), (1100, 900), (1294, 900), (1295, 1100), (200, 100)]
 )
 def test_ac_dc_begins_dense_and_ends_sparse(steps: int, last: int) -> None:
     method = rewire.ac_dc(steps, every=100)
@@ -228,7 +228,13 @@ def test_ac_dc_begins_dense_and_ends_sparse(steps: int, last: int) -> None:
     assert switches == [step for step in range(1, steps + 1) if method.due(step)] == list(range(100, last + 1, 100))
 
 
-@pytest.mark.parametrize("name", ["gmp", "granet"])
+def test_the_last_switch_of_ac_dc_leaves_an_interval() -> None:
+    assert rewire.ac_dc(1300, every=100, end=1.0).due == Every(100, 1100)
+    with pytest.raises(ValueError, match=r"would never update: .* the last may be at step 0"):
+        rewire.ac_dc(199, every=100)
+
+
+@pytest.mark.parametrize("name", ["gmp", "granet", "ac_dc"])
 @pytest.mark.parametrize("end", [0.0, 1.5, math.nan])
 def test_an_end_outside_the_run_is_refused(name: str, end: float) -> None:
     with pytest.raises(ValueError, match=re.escape(f"end={end} is outside (0, 1]") + ".* Use end=0.75"):

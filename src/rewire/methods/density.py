@@ -70,17 +70,19 @@ def granet(
     keeps="nothing: it alternates between all weights and the density that was asked for",
     costs="dense training in every other phase",
 )
-def ac_dc(steps: int = 0, *, every: int = 1000) -> Method:
-    """Returns AC/DC: dense and sparse phases of `every` steps take turns, and the last is sparse.
+def ac_dc(steps: int = 0, *, every: int = 1000, end: float = 0.85) -> Method:
+    """Returns AC/DC: dense and sparse phases of `every` steps take turns, and the last, sparse, is longer.
 
     A sparse phase keeps the largest abs(w) of each layer; at its end all weights come back, from 0. The run begins
-    dense and ends sparse: the last switch is the last multiple of `every` that leaves at least `every` steps.
+    dense and ends sparse: the last switch comes at or before the share `end` of the steps (in the paper 85 of 100
+    epochs), so that what is kept is trained while the learning rate is not yet 0.
 
     Reference: Peste et al., AC/DC: Alternating Compressed/DeCompressed Training of Deep Neural Networks, NeurIPS
     2021, section 3, https://arxiv.org/abs/2106.12379
     """
-    check("ac_dc", steps, every, steps - every)
-    switches = (steps - every) // every
+    check_share("end", end)
+    switches = min(int(end * steps), steps - every) // every
+    check("ac_dc", steps, every, switches * every)
     last = (switches if switches % 2 else switches - 1) * every
     due = Every(every, last)
     return Method("ac_dc", Magnitude(), Magnitude(), Constant(0.0), due, Alternating(every, last))
