@@ -24,6 +24,7 @@ def main() -> None:
     flags.add_argument("--every", type=int, default=100, help="steps between two updates, in the stated ratio")
     flags.add_argument("--threads", type=int, default=2)
     flags.add_argument("--compile", action="store_true", help="torch.compile both models")
+    flags.add_argument("--untouched", action="store_true", help="as sparsify's argument of that name")
     arguments = flags.parse_args()
     restart_with_allocator_settings()
     torch.set_num_threads(arguments.threads)
@@ -35,7 +36,7 @@ def main() -> None:
         model = build(arguments.model, classes=10).to(memory_format=torch.channels_last)
         optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
         if method is not None:
-            rewire.sparsify(model, optimizer, method, sparsity=arguments.sparsity)
+            rewire.sparsify(model, optimizer, method, sparsity=arguments.sparsity, untouched=arguments.untouched)
         forward = torch.compile(model) if arguments.compile else model
 
         def step() -> None:
@@ -61,6 +62,7 @@ def main() -> None:
         "sparsity": arguments.sparsity,
         "threads": arguments.threads,
         "compile": arguments.compile,
+        "untouched": arguments.untouched,
         "rounds": arguments.rounds,
         "dense_ms": dense,
         "masked_ms": masked,

@@ -249,6 +249,7 @@ def build_sparsifier(
             seed=recipe.seed,
             engine=engines_of(choices) if choices else recipe.engine,
             example=next(iter(batches()))[0] if measures and batches else None,
+            untouched=True,
             on_update=on_update,
         )
 

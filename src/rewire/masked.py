@@ -5,7 +5,8 @@ It runs on any device and saves neither time nor memory; it is what every result
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import weakref
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -45,6 +46,7 @@ class Masked(Storage):
         self.buffers = {name: buffer for name, buffer in started.items() if buffer is not None}
         self._place = stored.device, stored.dtype
         self._zeros: dict[torch.dtype, Tensor] = {}  # kept, for on a GPU to make one is a kernel of its own
+        self._zeroed: list[tuple[Callable[[], Tensor | None], int]] = []  # what is 0 where inactive, in which version
 
     @property
     def nbytes(self) -> int:
@@ -157,15 +159,31 @@ class Masked(Storage):
                 self.parameter.grad = torch.where(self.trained, gradient, 0)
         else:
             self._keep_(gradient, self.trained)
+            self._zeroed.append((weakref.ref(gradient), gradient._version))
 
     def zero_inactive_(self, state: Mapping[str, Any]) -> None:
         self.follow_()
         if RESERVOIR.name in self.buffers:  # what the step made of weights that the forward pass saw as 0
             self.buffers[RESERVOIR.name].add_(torch.where(self.trained & ~self.active, self.parameter.detach(), 0))
         self._keep_(self.parameter.detach(), self.active)
-        for value in state.values():
-            if isinstance(value, Tensor) and value.shape == self.stored:
-                self._keep_(value, self.trained)
+        for value in self._alike(state):
+            self._keep_(value, self.trained)
+        self.note_zeros_(state)
+
+    def _alike(self, state: Mapping[str, Any]) -> list[Tensor]:
+        """Returns what the optimizer keeps of each weight."""
+        return [value for value in state.values() if isinstance(value, Tensor) and value.shape == self.stored]
+
+    def note_zeros_(self, state: Mapping[str, Any]) -> None:
+        self._zeroed = [(weakref.ref(value), value._version) for value in (self.parameter, *self._alike(state))]
+
+    def has_zeros(self, state: Mapping[str, Any]) -> bool:
+        if RESERVOIR.name in self.buffers:
+            return False
+        zeroed = {id(value): version for known, version in self._zeroed if (value := known()) is not None}
+        gradient = self.parameter.grad
+        values = [self.parameter, *self._alike(state), *([] if gradient is None else [gradient])]
+        return all(zeroed.get(id(value)) == value._version for value in values)
 
     @torch.no_grad()
     def observe_(self, skipped: Tensor | None) -> None:

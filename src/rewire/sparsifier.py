@@ -60,6 +60,14 @@ def _is_taken(parameter: nn.Parameter) -> bool:
     return parameter in _taken and _taken[parameter]() is not None
 
 
+def _keeps_zeros(optimizer: torch.optim.Optimizer) -> bool:
+    """Returns whether a weight of 0 with a gradient and a state of 0 stays so; False where that is not known."""
+    kind = type(optimizer)  # exactly: a subclass may do more
+    if kind in (torch.optim.Adam, torch.optim.AdamW):
+        return all(group["eps"] > 0 for group in optimizer.param_groups)  # 0 / 0 else
+    return kind is torch.optim.SGD
+
+
 class Topology(NamedTuple):
     """Units of a layer that are active, and those that the optimizer trains; None for as before."""
 
@@ -102,6 +110,7 @@ def sparsify(
     engine: Literal["masked", "cpu", "auto"] | Mapping[str, str] = "masked",
     example: Any = None,
     micro_batches: int = 1,
+    untouched: bool = False,
     on_update: Callable[[Update], None] | None = None,
 ) -> Sparsifier:
     """Makes a model sparse and keeps it so while the user's own loop trains it.
@@ -124,6 +133,8 @@ def sparsify(
         milliseconds. A mapping of weights to "masked" or "cpu" repeats a choice; what it leaves out is "cpu".
     example: for "auto" one batch, as the model gets it in training: a tuple or a dict where it takes several arguments.
     micro_batches: backward passes to one optimizer step; only engine="cpu" must know, on the steps of updates.
+    untouched: promises that only the optimizer writes to weights and its state, and nobody to gradients. After a step
+        of SGD, Adam or AdamW with masked gradients inactive weights are 0 already then, and are not zeroed once more.
 
     Initial weights are not rescaled. Raises ValueError or TypeError, before anything is changed, where the budget,
     the structure or the optimizer cannot work.
@@ -174,6 +185,7 @@ def sparsify(
         choices,
         seed,
         micro_batches,
+        untouched,
         on_update,
     )
 
@@ -198,6 +210,7 @@ class Sparsifier:
         choices: Mapping[str, Choice],
         seed: int,
         micro_batches: int,
+        untouched: bool,
         on_update: Callable[[Update], None] | None,
     ) -> None:
         self.method, self.structure, self.seed = method, structure, seed
@@ -212,6 +225,8 @@ class Sparsifier:
         self._watching = False  # the gradients of the coming backward passes stay dense
         self._watched = False  # those of the last step were
         self._masked = False  # a gradient of the coming step was masked
+        self._untouched = untouched and method.pull is None and _keeps_zeros(optimizer)
+        self._stays_zero = False  # the step that is being taken leaves inactive places at 0
         self._saved_zeros: Mapping[str, int] = {}  # just loaded: active weights that were 0 when the state was saved
         self._state_seen = False
         self._state_loaded = False  # the optimizer's, maybe from a run with the other storage
@@ -458,6 +473,7 @@ class Sparsifier:
     def _before_gradient(self) -> bool:
         """Returns whether a gradient that has just been accumulated stays dense."""
         self._fit_state()
+        self._stays_zero = False  # inside of step(), by a closure
         if self._saved_zeros:
             saved, self._saved_zeros = self._saved_zeros, {}
             self._compare_zeros(saved)
@@ -478,6 +494,7 @@ class Sparsifier:
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         self._fit_state()  # where gradients were set by hand
+        self._stays_zero = self._untouched and all(s.has_zeros(self._state_of(s)) for s in self._storages.values())
 
     def _after_load(self, optimizer: torch.optim.Optimizer) -> None:
         self._state_loaded = True
@@ -509,7 +526,11 @@ class Sparsifier:
         if not self._state_seen:  # optimizers make their state in their first step
             warn_of_foreign_state(optimizer, self._storages.values())
             self._state_seen = True
-        self._zero_inactive()
+        if self._stays_zero:
+            for storage in self._storages.values():
+                storage.note_zeros_(self._state_of(storage))
+        else:
+            self._zero_inactive()
         due = self.method.dynamic and self.method.due(self._calls)
         if due:
             self._settle()

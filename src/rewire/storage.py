@@ -128,6 +128,17 @@ class Storage(ABC):
     def zero_inactive_(self, state: Mapping[str, Any]) -> None:
         """Makes the weight and every optimizer state of its shape 0 at inactive places."""
 
+    @abstractmethod
+    def has_zeros(self, state: Mapping[str, Any]) -> bool:
+        """Returns whether weight, gradient and state are known to be 0 at inactive places, without looking at them.
+
+        By torch's version counters, which miss what is written through `.data` and by foreach and fused operations.
+        """
+
+    @abstractmethod
+    def note_zeros_(self, state: Mapping[str, Any]) -> None:
+        """Hears that weight and state are 0 at inactive places."""
+
     # ---- changes
 
     @abstractmethod

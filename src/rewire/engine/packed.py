@@ -231,6 +231,13 @@ class Packed(Storage):
     def zero_inactive_(self, state: Mapping[str, Any]) -> None:
         """Nothing: inactive weights are not there."""
 
+    def has_zeros(self, state: Mapping[str, Any]) -> bool:
+        """True: inactive weights are not there."""
+        return True
+
+    def note_zeros_(self, state: Mapping[str, Any]) -> None:
+        """Nothing: inactive weights are not there."""
+
     # ---- changes
 
     @torch.no_grad()
