@@ -51,6 +51,7 @@ METHODS: dict[str, Callable[[float], Method]] = {
     "dst_ee, Thompson": lambda fraction: _dst_ee(fraction, acquisition="thompson"),
     "dst_ee, epsilon-greedy": lambda fraction: _dst_ee(fraction, acquisition="epsilon", epsilon=0.3),
     "dst_ee, window of 2": lambda fraction: _dst_ee(fraction, window=2),
+    "dst_ee, relative": lambda fraction: _dst_ee(fraction, relative=True),
     "chts": lambda fraction: rewire.chts(STEPS, every=EVERY, fraction=fraction),
     "snfs": lambda fraction: rewire.snfs(STEPS, every=EVERY, fraction=fraction),
     "mest": lambda fraction: rewire.mest(STEPS, every=EVERY, fraction=fraction),

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 import rewire
 from rewire.core.acquisition import EpsilonGreedy, Exploration, Thompson
 from rewire.core.schedule import Cosine, Every, Exponential, Linear
-from rewire.core.score import Absolute, Gradient, Magnitude, RecentGradientMean, Score
+from rewire.core.score import Absolute, Gradient, Magnitude, Normed, RecentGradientMean, Score
 from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
 
 torch.set_num_threads(1)
@@ -42,6 +42,8 @@ def test_what_each_option_makes() -> None:
     assert grow(acquisition="epsilon", epsilon=0.5, window=3) == EpsilonGreedy(RecentGradientMean(3), 0.5)
     assert grow(window=4) == RecentGradientMean(4) + Exploration(1e-5)
     assert grow(window=4, signed=True) == Absolute(RecentGradientMean(4, signed=True) + Exploration(1e-5))
+    assert grow(relative=True, window=4) == Normed(RecentGradientMean(4), 1) + Exploration(1e-5)
+    assert rewire.dst_ee(1000, every=100, relative=True).drop == Normed(Magnitude(), -1)
     falling = Exponential(1e-2, 0.9, 1000)
     assert grow(c=1e-2, c_decay=0.9) == Gradient() + Exploration(falling)
     assert grow(c=1e-2, c_decay=0.9, c_decay_every=50, acquisition="thompson") == Gradient() + Thompson(
@@ -116,7 +118,7 @@ def run(method: rewire.Method, structure: Structure = Unstructured()) -> tuple[r
 @pytest.mark.parametrize("structure", [Unstructured(), Block(2, 4), NM(1, 4), FanIn()], ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{"c": 0.1}, {"c": 0.1, "acquisition": "thompson"}, {"acquisition": "epsilon"}, {"c": 1e-2, "window": 2}],
+    [{"c": 0.1}, {"c": 0.1, "acquisition": "thompson"}, {"acquisition": "epsilon"}, {"c": 1e-2, "window": 2}, {"relative": True}],
     ids=str,
 )
 def test_every_acquisition_on_every_structure(options: dict, structure: Structure) -> None:

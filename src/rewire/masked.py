@@ -87,6 +87,7 @@ class Masked(Storage):
             extra={name: self.fold(buffer) for name, buffer in self.buffers.items()},
             step=step,
             key=key,
+            structure=self.structure,
         )
 
     def grow_scores(self, method: Method, step: int) -> None:

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor
 
+from rewire.core.structure import Structure, Unstructured
+
 
 @dataclass(frozen=True)
 class Layer:
@@ -32,6 +34,7 @@ class Layer:
     extra: what the scores' `needs` asked for, by name.
     step: optimizer steps taken, from 1.
     key: seed of this layer's randomness at this step, the same on every rank and after a restart.
+    structure: which made groups and units of the weight.
     """
 
     shape: torch.Size
@@ -42,11 +45,18 @@ class Layer:
     extra: Mapping[str, Tensor]
     step: int
     key: int
+    structure: Structure = field(default=Unstructured())
 
     def dense_grad(self) -> Float[Tensor, "groups units size"]:
         """Returns the gradient, for a score that declared that it needs it."""
         assert self.grad is not None, "a score that reads the gradient must list GRADIENT in its needs"
         return self.grad
+
+    def output_norms(self) -> Float[Tensor, "groups units size"]:
+        """Returns for every weight the Euclidean norm of all weights of its output (neuron, channel)."""
+        weight = self.structure.unfold(self.weight, self.shape)
+        norms = weight.flatten(1).norm(dim=1).view(-1, *[1] * (len(self.shape) - 1))
+        return self.structure.fold(norms.expand(self.shape))
 
 
 def layer_key(seed: int, name: str, step: int) -> int:
@@ -224,6 +234,29 @@ class Gradient(Score):
 
     def __call__(self, layer: Layer) -> Float[Tensor, "#groups #units #size"]:
         return layer.dense_grad() if self.signed else layer.dense_grad().abs()
+
+
+@dataclass(frozen=True)
+class Normed(Score):
+    """The score times a power of the norm of the weights of the same output (neuron, channel).
+
+    Where a normalisation follows the layer, the loss does not change when all weights of an output are multiplied by
+    a number; but they grow by it, and their gradients shrink by it. ``Normed(Magnitude(), -1)`` and
+    ``Normed(Gradient(), 1)`` do not change either. For an output without active weights they are 0.
+    """
+
+    score: Score
+    power: Literal[-1, 1]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        return self.score.needs
+
+    def __call__(self, layer: Layer) -> Float[Tensor, "groups units size"]:
+        norms = layer.output_norms()
+        if self.power == 1:
+            return self.score(layer) * norms
+        return self.score(layer) / norms.clamp(min=torch.finfo(norms.dtype).tiny)
 
 
 @dataclass(frozen=True)

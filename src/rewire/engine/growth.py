@@ -6,7 +6,7 @@ best inactive ones, no more than the update has room for, and those that this ve
 are kept, a few bytes for each active weight, and the gradient is freed before the next layer's is computed.
 
 What follows from scoring in the backward pass: a grow score sees the weights *before* the step (masked mode shows those
-after it; no score of this package grows by weights), and gradients as the backward pass gives them, before the user
+after it), and gradients as the backward pass gives them, before the user
 clips or unscales them.
 """
 

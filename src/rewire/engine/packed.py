@@ -120,6 +120,7 @@ class Packed(Storage):
             extra={},
             step=step,
             key=key,
+            structure=self.structure,
         )
 
     # ---- growth

@@ -16,7 +16,7 @@ from rewire.core.groups import Ablating
 from rewire.core.method import Method
 from rewire.core.reservoir import ExplorationPenalty, StoredMagnitude
 from rewire.core.schedule import Constant, Cosine, Every, Exponential, Linear, Schedule
-from rewire.core.score import Absolute, Gradient, Magnitude, Random, RecentGradientMean, Score
+from rewire.core.score import Absolute, Gradient, Magnitude, Normed, Random, RecentGradientMean, Score
 from rewire.core.share import Soft
 from rewire.core.structure import FanIn
 from rewire.methods.options import check
@@ -122,6 +122,7 @@ def dst_ee(
     c_decay: float = 1.0,
     c_decay_every: int = 1000,
     window: int = 1,
+    relative: bool = False,
 ) -> Method:
     """Returns DST-EE: drop the smallest abs(w), grow the highest acquisition score
 
@@ -139,7 +140,9 @@ def dst_ee(
     "epsilon" grows the share `epsilon` at random and the rest by abs(dL/dw), and does not read c, eps, scale, signed.
     c_decay: c is multiplied by it every `c_decay_every` steps; the authors' link-prediction script has c=1e-2, and 0.9
     every 1000. window: dL/dw is the mean over that many steps before an update, its own included, at one float a
-    weight and the dense gradient at each of these steps.
+    weight and the dense gradient at each of these steps. relative: drop by abs(w) / norm and grow by abs(dL/dw) * norm
+    plus the bonus, with the norm of the weights of the same output, which are the two in a network whose outputs are
+    normalised: batch norm makes the gradients of an output large where its weights are small.
 
     Reference: Huang et al., Dynamic Sparse Training via Balancing the Exploration-Exploitation Trade-off, DAC 2023,
     section III, https://arxiv.org/abs/2211.16667
@@ -158,6 +161,9 @@ def dst_ee(
         raise ValueError(f'acquisition="{acquisition}" is unknown. Use "ucb", "thompson" or "epsilon".')
     signed = signed and acquisition != "epsilon"
     gradient: Score = Gradient(signed) if window == 1 else RecentGradientMean(window, signed)
+    drop: Score = Magnitude()
+    if relative:
+        gradient, drop = Normed(gradient, 1), Normed(drop, -1)
     if acquisition == "epsilon":
         grow: Score = EpsilonGreedy(gradient, epsilon)
     else:
@@ -170,7 +176,7 @@ def dst_ee(
                 )
             bonus = replace(bonus, c=Exponential(c, c_decay, c_decay_every))
         grow = Absolute(gradient + bonus) if signed else gradient + bonus
-    return Method("dst_ee", Magnitude(), grow, schedule, Every(every, steps - every), regrow=regrow)
+    return Method("dst_ee", drop, grow, schedule, Every(every, steps - every), regrow=regrow)
 
 
 @method(
