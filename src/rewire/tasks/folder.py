@@ -1,14 +1,13 @@
 """Any folder of images, one sub-folder a class, held in memory."""
 
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rewire.tasks.data import Dataset, channel_statistics, held_out
-from rewire.tasks.image_files import check_classes, classes_in, files_in
+from rewire.tasks.image_files import Files, check_classes, classes_in, files_in, fingerprint_of
 from rewire.tasks.pictures import square
 
 LAYOUT = "Lay the images out as train/CLASS/*.png (or .jpg, .jpeg), with test/CLASS/ beside train/ if you have it"
@@ -28,7 +27,8 @@ def image_folder(folder: str | Path, size: int = 32) -> Dataset:
             f"No images: there is no folder {folder / 'train'}. {LAYOUT}, and type: --data {folder}"
         )
     classes = classes_in(folder / "train")
-    images, labels = _read(folder / "train", classes, size)
+    read = [files_in(folder / "train", classes)]
+    images, labels = _decoded(read[0], size)
     held = next((folder / name for name in ("test", "val") if (folder / name).is_dir()), None)
     if held is None:
         test = held_out(labels, 0.2, seed=0)
@@ -37,7 +37,8 @@ def image_folder(folder: str | Path, size: int = 32) -> Dataset:
         note = "no test folder: the test set is a fixed fifth of train"
     else:
         check_classes(held, folder / "train")
-        test_images, test_labels = _read(held, classes, size)
+        read.append(files_in(held, classes))
+        test_images, test_labels = _decoded(read[1], size)
         note = ""
     mean, std = channel_statistics(images)
     return Dataset(
@@ -50,16 +51,16 @@ def image_folder(folder: str | Path, size: int = 32) -> Dataset:
         mean=mean,
         std=std,
         note=note,
+        files=fingerprint_of(*((files.folder, files.names) for files in read)),
     )
 
 
-def _read(folder: Path, classes: Sequence[str], size: int) -> tuple[Tensor, Tensor]:
+def _decoded(files: Files, size: int) -> tuple[Tensor, Tensor]:
     """Images and labels in the order of their class and file names."""
-    files = files_in(folder, classes)
     needed, there = len(files) * 3 * size**2, _physical_memory()
     if needed > there:
         raise ValueError(
-            f"{folder} holds {len(files):,} images, which take {needed / 1e9:.1f} GB at {size} pixels, and this "
+            f"{files.folder} holds {len(files):,} images, which take {needed / 1e9:.1f} GB at {size} pixels, and this "
             f"machine has {there / 1e9:.1f} GB; all images of a folder are held in memory. Use smaller images "
             "(--image-size 64, say) or fewer of them."
         )

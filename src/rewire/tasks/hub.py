@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from rewire.tasks.data import fingerprint
 from rewire.tasks.pictures import Picture
 from rewire.tasks.task import Part
 
@@ -74,6 +75,7 @@ class HubImages:
         self.count = count * (shards - held) // shards
         self.classes = train.features["label"].num_classes
         self.seed, self.note, self._buffer = seed, note, buffer
+        self.fingerprint = fingerprint(note, f"{count} images in {shards} shards")  # to look into them is to fetch them
 
     def learn(
         self, numbers: Iterable[list[int]], epoch: int, skip: int, rank: int, world_size: int

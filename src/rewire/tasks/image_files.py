@@ -13,12 +13,13 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
-from rewire.tasks.data import held_out
+from rewire.tasks.data import fingerprint, held_out
 from rewire.tasks.pictures import Picture, pillow
 from rewire.tasks.task import Part
 
 SUFFIXES = (".png", ".jpg", ".jpeg")
 LAYOUT = "Lay the images out as train/CLASS/*.jpg (or .jpeg, .png), with val/CLASS/ (or test/CLASS/) beside train/"
+READ = 100  # files of a part, at most, whose content is in the fingerprint; of ImageNet's some 10 MB
 PARTS = (("train",), ("val", "test"))  # to learn from, and to measure by at the end; the first of each that is there
 
 
@@ -58,6 +59,11 @@ class ImageFiles:
     def count(self) -> int:
         return len(self.train)
 
+    @property
+    def fingerprint(self) -> str:
+        to_learn_from = (self.train.folder, sorted([*self.train.names, *self.validation.names]))  # as before the split
+        return fingerprint_of(to_learn_from, (self.test.folder, self.test.names))
+
     def learn(
         self, numbers: Iterable[list[int]], epoch: int, skip: int, rank: int, world_size: int
     ) -> Iterator[list[tuple[int, Picture]]]:
@@ -92,6 +98,15 @@ def image_files(folder: str | Path, validation: float, seed: int) -> ImageFiles:
             f"by it. Use at least validation={math.ceil(1000 / len(train)) / 1000:g}, or more images."
         )
     return ImageFiles(train.chosen(~held), train.chosen(held), test, len(classes), seed)
+
+
+def fingerprint_of(*parts: tuple[Path, Sequence[str]]) -> str:
+    """The fingerprint of folders with the names of their images: of all names, and of the content of some files."""
+    found: list[str | bytes] = []
+    for folder, names in parts:
+        some = names[:: math.ceil(len(names) / READ)]
+        found += ["\n".join(names), *((folder / name).read_bytes() for name in some)]
+    return fingerprint(*found)
 
 
 def _place(folder: Path, names: Sequence[str]) -> Path:

@@ -47,6 +47,10 @@ class StreamedImages(Task):
     def note(self) -> str:  # type: ignore[override]
         return self.images.note
 
+    @property
+    def fingerprint(self) -> str:
+        return self.images.fingerprint
+
     def model(self) -> nn.Module:
         return self.make()
 

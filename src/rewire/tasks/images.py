@@ -43,6 +43,10 @@ class ImageClassification(Task):
     def note(self) -> str:  # type: ignore[override]
         return self.dataset.note
 
+    @property
+    def fingerprint(self) -> str:
+        return self.dataset.fingerprint
+
     def model(self) -> nn.Module:
         return self.make()
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rewire.measures import MEASURES, Measure
+from rewire.tasks.data import fingerprint
 from rewire.tasks.task import Batch, Part, Task
 from rewire.tasks.text import Crops, Text, bits, evaluate, next_character_loss
 
@@ -31,6 +32,10 @@ class NextCharacter(Task):
     @property
     def note(self) -> str:  # type: ignore[override]
         return self.text.note
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.text.vocabulary, self.text.train, self.text.validation, self.text.test)
 
     def model(self) -> nn.Module:
         return self.make()

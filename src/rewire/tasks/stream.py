@@ -38,6 +38,10 @@ class Images(Protocol):
     @property
     def note(self) -> str: ...
 
+    @property
+    def fingerprint(self) -> str:
+        """As of every task, and cheap: it reads a small part of the data."""
+
     def learn(
         self, numbers: Iterable[list[int]], epoch: int, skip: int, rank: int, world_size: int
     ) -> Iterator[list[Numbered]]:

@@ -37,6 +37,11 @@ class Task(ABC):
     batch_size: int
     measures: tuple[Measure, ...]
 
+    @property
+    def fingerprint(self) -> str:
+        """Stands for the data, whatever seed divides it: other data has another one; "" where it is not known."""
+        return ""
+
     @abstractmethod
     def model(self) -> nn.Module:
         """Returns the network with its initial weights, on the CPU."""

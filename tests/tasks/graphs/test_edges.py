@@ -74,11 +74,24 @@ pairs = st.tuples(st.integers(0, 6), st.integers(0, 6), st.integers(-3, 3)).filt
 def test_what_is_read_is_what_was_written_without_repetitions(tmp_path_factory, events):
     text = "".join(f"n{u} n{v} {t}\n" for u, v, t in events)
     edges = read_edges(written(tmp_path_factory.mktemp("any"), text))
+    if len({t for *_, t in events}) == 1:
+        assert edges.times is None
+        assert not edges.directed
+        return
     read = [
         (edges.names[u], edges.names[v], t)
         for (u, v), t in zip(edges.pairs.tolist(), edges.times.tolist(), strict=True)
     ]
     assert read == list(dict.fromkeys((f"n{u}", f"n{v}", float(t)) for u, v, t in events))
+
+
+@pytest.mark.parametrize("text", ["0 1 1\n2 1 1.0\n1 0 1\n", "0 1 7 1\n2 1 8 1\n1 0 9 1\n"])
+def test_times_that_are_all_equal_are_none(tmp_path, text):
+    edges = read_edges(written(tmp_path, text))
+    assert (edges.pairs.tolist(), edges.times, edges.directed) == ([[0, 1], [1, 2]], None, False)
+    assert edges.note == "all times are equal (1) and left out; 1 repeated edges left out"
+    assert read_edges(tmp_path / "toy.txt", directed=True).pairs.tolist() == [[0, 1], [2, 1], [1, 0]]
+    assert read_edges(written(tmp_path, text[:-2] + "1.5\n")).times.tolist() == [1, 1, 1.5]
 
 
 @pytest.mark.parametrize(

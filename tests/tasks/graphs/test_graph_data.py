@@ -1,3 +1,5 @@
+from itertools import combinations
+
 import torch
 
 from rewire.tasks.graphs.edges import Edges, read_edges
@@ -27,6 +29,8 @@ def test_sets_are_disjoint_edges_and_non_edges_one_to_one():
         assert part.negative.shape == part.positive.shape
         assert not set(unordered(part.negative)) & set(unordered(graph.pairs))
         assert (part.negative[:, 0] != part.negative[:, 1]).all()
+    negatives = [set(unordered(part.negative)) for part in parts]
+    assert len(set.union(*negatives)) == sum(map(len, negatives))
 
 
 def test_messages_pass_along_training_edges_only():
@@ -50,7 +54,10 @@ def test_events_become_one_undirected_edge_and_the_latest_are_the_test():
     latest = sorted(first, key=first.get)[-len(data.test.positive) :]
     assert sorted(unordered(data.test.positive)) == sorted(latest)
     merged = len(pairs) - len(first)
-    assert data.note == f"{merged} edges between nodes already joined left out; directions dropped"
+    assert data.note == (
+        f"{merged} edges between nodes already joined left out; directions dropped; split by time; no held-out edge or "
+        "non-edge is trained on"
+    )
     counts = [len(part.positive) for part in (data.train, data.validation, data.test)]
     assert repr(data) == (
         f"GraphData(toy: 6 nodes; {counts[0]} training, {counts[1]} validation and {counts[2]} test edges, as many "
@@ -66,17 +73,19 @@ def test_the_seed_is_the_only_randomness():
     assert not torch.equal(a.edge_index_train, b.edge_index_train)
 
 
-def test_other_negatives_for_every_epoch():
-    data = graph_data(random_graph())
-    drawn = [data.non_edges.corrupt(data.train.positive, generator(0, "epoch", epoch)) for epoch in (0, 1)]
-    assert not torch.equal(*drawn)
-    edges = {pair for part in (data.train, data.validation, data.test) for pair in unordered(part.positive)}
-    assert not edges & set(unordered(torch.cat(drawn)))
+def test_other_negatives_for_every_epoch_until_none_but_the_held_out_are_left():
+    graph = random_graph()
+    data = graph_data(graph)
+    drawn = [data.non_edges.corrupt(data.train.positive, generator(0, "epoch", epoch)) for epoch in range(200)]
+    assert not torch.equal(drawn[0], drawn[1])
+    held_out = set(unordered(data.validation.negative)) | set(unordered(data.test.negative))
+    rest = set(combinations(range(30), 2)) - set(unordered(graph.pairs)) - held_out
+    assert set(unordered(torch.cat(drawn))) == rest
 
 
 def test_a_real_graph(graphs_folder):
     data = graph_data(read_edges(graphs_folder / "seal-USAir.txt"))
-    assert (
-        repr(data)
-        == "GraphData(seal-USAir: 332 nodes; 1807 training, 106 validation and 213 test edges, as many non-edges)"
+    assert repr(data) == (
+        "GraphData(seal-USAir: 332 nodes; 1807 training, 106 validation and 213 test edges, as many non-edges, "
+        "split at random; no held-out edge or non-edge is trained on)"
     )

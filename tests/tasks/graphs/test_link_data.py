@@ -35,6 +35,17 @@ def test_pairs_are_one_to_one_and_begin_with_the_edges(timed):
     assert (data.nodes, data.embeddings.shape, data.edges) == (40, (40, 8), len(graph))
 
 
+@pytest.mark.parametrize("timed", [True, False])
+def test_no_non_edge_is_in_two_sets(timed):
+    data = link_data(random_graph(timed=timed))
+    non_edges = []
+    for examples in (data.train, data.validation, data.test):
+        drawn = examples.pairs[examples.labels == 0]
+        non_edges.append({tuple(pair) for pair in (drawn if timed else drawn.sort(dim=1).values).tolist()})
+    assert len(set.union(*non_edges)) == sum(map(len, non_edges))
+    assert f"split {'by time' if timed else 'at random'}; no held-out non-edge is trained on" in data.note
+
+
 def altered(graph, places):
     """The graph with those edges led elsewhere, at their times."""
     pairs = graph.pairs.clone()
@@ -88,15 +99,18 @@ def test_the_seed_is_the_only_randomness():
 
 
 def test_it_says_how_much_of_the_test_is_no_new_link():
-    pairs = torch.tensor([(0, 1), (1, 2), (2, 3), (3, 0), (0, 2), (1, 3), (2, 0), (3, 1), (0, 1), (2, 1)])
-    graph = Edges("toy", pairs, torch.arange(10).double(), tuple("abcd"), directed=True, note="read by hand")
+    pairs = torch.tensor([(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 0), (2, 0), (3, 1), (0, 1), (2, 1)])
+    graph = Edges("toy", pairs, torch.arange(10).double(), tuple("abcdef"), directed=True, note="read by hand")
     data = link_data(graph, validation=0.1)
     known = 50 if 0 in split(graph, validation=0.1, test=0.2).train else 0  # (0, 1) again, (2, 1) never before
     assert known == 50
-    assert data.note == "read by hand; 50% of the test edges join nodes that a training edge joins"
+    assert data.note == (
+        "read by hand; split by time; no held-out non-edge is trained on; "
+        "50% of the test edges join nodes that a training edge joins"
+    )
     assert repr(data) == (
-        "LinkData(toy: 14 training, 2 validation and 4 test pairs of 4 nodes, 10 edges, read by hand; "
-        "50% of the test edges join nodes that a training edge joins)"
+        "LinkData(toy: 14 training, 2 validation and 4 test pairs of 6 nodes, 10 edges, read by hand; split by time; "
+        "no held-out non-edge is trained on; 50% of the test edges join nodes that a training edge joins)"
     )
 
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rewire.tasks.graphs.edges import Edges
-from rewire.tasks.graphs.negatives import NonEdges, oriented
+from rewire.tasks.graphs.negatives import NonEdges, held_out_first, oriented
 from rewire.tasks.graphs.seeds import generator
 
 
@@ -76,9 +76,60 @@ def test_a_complete_graph_has_none():
     with pytest.raises(ValueError) as caught:  # noqa: PT011 (the whole text is compared)
         complete.corrupt(torch.tensor([(0, 1)]), generator(0))
     assert str(caught.value) == (
-        "All 3 nodes are joined to all others, so there is no pair that is not an edge and nothing to tell edges from. "
-        "Use a graph with fewer edges."
+        "No pair of the 3 nodes is left that is neither an edge nor held out as a non-edge, so there is nothing to "
+        "tell edges from. Use a graph with more nodes or fewer edges."
     )
+
+
+def test_non_edges_without_some_by_hand():
+    directed = NonEdges.of(graph([(0, 1), (1, 2)], 3)).without(torch.tensor([(2, 0), (2, 0), (1, 0)]))
+    assert directed.taken.tolist() == [0, 1, 3, 4, 5, 6, 8]  # of 9 pairs (0, 2) and (2, 1) are left
+    undirected = NonEdges.of(graph([(0, 1)], 3, directed=False)).without(torch.tensor([(2, 0)]))
+    assert undirected.taken.tolist() == [0, 1, 2, 3, 4, 6, 8]  # (1, 2) and (2, 1) are left
+
+
+@given(graphs(), st.integers(0, 2**40))
+def test_no_pair_is_in_two_sets_nor_left_for_training(case, seed):
+    pairs, nodes, directed = case
+    allowed = free(pairs, nodes, directed)
+    count = len(allowed) // 4  # of an undirected graph each takes two
+    shares = {"train": pairs, "validation": (pairs * count)[:count], "test": (pairs * count)[:count]}
+    positives = {part: torch.tensor(some).reshape(-1, 2) for part, some in shares.items()}
+    if not count:
+        return
+    drawn, left = held_out_first(graph(pairs, nodes, directed), positives, seed)
+
+    def pairs_of(part):
+        return {tuple(pair if directed else sorted(pair)) for pair in drawn[part].tolist()}
+
+    for part, others in (("train", "validation"), ("validation", "test"), ("test", "train")):
+        assert drawn[part].shape == positives[part].shape
+        assert {tuple(pair) for pair in drawn[part].tolist()} <= allowed
+        assert not pairs_of(part) & pairs_of(others)
+    held_out = pairs_of("validation") | pairs_of("test")
+    assert len(left) == len(allowed) - len(held_out) * (1 if directed else 2)
+    again = left.corrupt(torch.tensor(pairs * 20), generator(seed, "again"))
+    assert not held_out & {tuple(pair if directed else sorted(pair)) for pair in again.tolist()}
+
+
+def test_those_of_the_test_are_drawn_first_and_validation_next():
+    """What is held out is the same whoever trains; of what the test has taken, validation has none."""
+    edges = graph([(u, v) for u in range(9) for v in range(u)], 12, directed=False)
+    tested, chosen = edges.pairs[:3], edges.pairs[3:6]
+    drawn, _ = held_out_first(edges, {"train": edges.pairs[6:], "validation": chosen, "test": tested}, seed=4)
+    other, _ = held_out_first(edges, {"train": edges.pairs[6:9], "validation": chosen, "test": tested}, seed=4)
+    everything = NonEdges.of(edges)
+    assert torch.equal(drawn["test"], everything.corrupt(tested, generator(4, "negatives", "test")))
+    rest = everything.without(drawn["test"])
+    assert torch.equal(drawn["validation"], rest.corrupt(chosen, generator(4, "negatives", "validation")))
+    assert torch.equal(drawn["validation"], other["validation"])
+
+
+def test_where_all_non_edges_are_held_out_none_is_left_to_train_on():
+    edges = graph([(0, 1), (1, 2), (0, 3), (1, 3), (2, 3)], 4, directed=False)  # all but (0, 2)
+    positives = {"train": edges.pairs[2:], "validation": edges.pairs[:1], "test": edges.pairs[1:2]}
+    with pytest.raises(ValueError, match=r"^No pair of the 4 nodes is left that is neither an edge nor held out as a "):
+        held_out_first(edges, positives, seed=0)
 
 
 def test_orientation_is_by_lot():

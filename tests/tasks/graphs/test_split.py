@@ -38,6 +38,7 @@ def test_sets_are_disjoint_and_have_their_exact_sizes(count, validation, test, s
     assert all(torch.equal(part, part.sort().values) for part in sets)
     if timed:
         assert times[parts.test].min() >= times[torch.cat(sets[:2])].max()
+    assert parts.note == ("split by time" if timed else "split at random")
 
 
 def test_the_seed_draws_validation_and_without_times_the_test_too():

@@ -1,5 +1,10 @@
 """Link prediction as tasks."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
@@ -13,6 +18,9 @@ from rewire.tasks.graphs.tasks import HITS, LinkPrediction, MessagePassing
 from rewire.tasks.models.mlp import mlp
 
 torch.set_num_threads(1)
+
+HELD_OUT = ("validation", "test")
+REPOSITORY = Path(__file__).parents[3]
 
 
 def examples(count: int, first: int = 0) -> LinkExamples:
@@ -138,9 +146,65 @@ def test_a_step_sees_the_whole_graph_with_new_non_edges() -> None:
     (((_, other), _),) = source.epoch(1)
     assert torch.equal(pairs, again)
     assert not torch.equal(pairs, other)
+    (((_, resumed), _),) = task.source("cpu").epoch(1)  # by a source that drew no epoch before
+    assert torch.equal(other, resumed)
+
+
+def test_no_epoch_trains_on_what_is_held_out() -> None:
+    task = graph_task()
+    seen = torch.cat([pairs for epoch in range(300) for (_, pairs), _ in task.source("cpu").epoch(epoch)])
+    trained = {tuple(sorted(pair)) for pair in seen.tolist()}
+    held_out = torch.cat([pairs for part in HELD_OUT for pairs in vars(getattr(task.data, part)).values()])
+    assert len(held_out) == 2 * 2 * 24
+    assert not trained & {tuple(sorted(pair)) for pair in held_out.tolist()}
+    assert len(trained) == 60 * 59 // 2 - len({tuple(sorted(pair)) for pair in held_out.tolist()})  # all others
+
+
+WAITS = """
+import json, sys
+import torch
+sys.path[:0] = ["tests", "tests/tasks/graphs"]
+import far
+import test_tasks
+
+task = test_tasks.graph_task()
+far.register()
+with far.Watched() as watched:
+    source, found = task.source(far.NAME), []
+    for epoch in range(3):
+        watched.waits.clear()
+        (((_, pairs), labels),) = source.epoch(epoch)
+        found.append([dict(watched.waits), pairs.near.tolist()])
+print(json.dumps(found))
+"""
+
+
+def test_a_step_copies_its_random_numbers_to_the_device_and_waits_for_nothing_else() -> None:
+    """On a GPU not even for these, which are pinned."""
+    done = subprocess.run([sys.executable, "-c", WAITS], check=True, stdout=subprocess.PIPE, text=True, cwd=REPOSITORY)
+    source = graph_task().source("cpu")
+    for epoch, (waits, pairs) in enumerate(json.loads(done.stdout)):
+        (((_, expected), _),) = source.epoch(epoch)
+        assert pairs == expected.tolist()
+        if epoch:  # tables of non-edges are made in the first
+            assert waits == {"_to_copy": 1}
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu_a_step_waits_for_nothing_and_has_the_pairs_of_the_cpu() -> None:
+    source, there = graph_task().source("cpu"), graph_task().source("cuda")
+    list(there.epoch(0))
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        found = [next(there.epoch(epoch)) for epoch in range(20)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    for epoch, ((_, pairs), _) in enumerate(found):
+        assert torch.equal(pairs.cpu(), next(source.epoch(epoch))[0][1])
 
 
 def test_messages_learn_a_ring() -> None:
+    """Over eight seeds the AUC came to 0.81 on average, with a standard deviation of 0.05."""
     task = graph_task()
     model = task.model()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.05)
@@ -152,7 +216,19 @@ def test_messages_learn_a_ring() -> None:
             optimizer.zero_grad()
     after = task.score(model.eval(), "test", "cpu")
     assert set(after) == {"auc", f"hits_at_{HITS}"}
-    assert after["auc"] > max(0.8, before["auc"])
+    assert after["auc"] > max(0.7, before["auc"])
+
+
+@pytest.mark.parametrize(("share", "names"), [(1 / 6, ["auc", "hits_at_20"]), (19 / 120, ["auc"])])
+def test_hits_are_left_out_where_a_held_out_part_has_too_few_non_edges(share: float, names: list[str]) -> None:
+    """Of 120 edges one sixth are 20."""
+    for shares in ({"validation": share, "test": 0.3}, {"validation": 0.3, "test": share}):
+        data = graph_data(ring(), **shares)
+        task = MessagePassing(data, lambda data=data: gcn(data.num_nodes, width=8))
+        assert [measure.name for measure in task.measures] == names
+        for part in HELD_OUT:
+            assert list(task.score(task.model(), part, "cpu")) == names
+        assert ("; no hits@20, as validation or test has only 19 non-edges; " in task.note) == (len(names) == 1)
 
 
 def test_a_graph_is_not_shared_by_processes() -> None:
@@ -168,9 +244,9 @@ def test_the_flops_of_messages_belong_to_the_layers() -> None:
         assert flops == {"": 0, "embedding.weight": 0} | dict.fromkeys(names, 2 * 60 * 8 * 8)
 
 
-def test_the_note_of_message_passing_says_what_stands_for_features() -> None:
+def test_the_note_of_message_passing_says_what_is_held_out_and_what_stands_for_features() -> None:
     assert graph_task().note == (
-        "the edge list has no features: vectors of the 60 nodes are learned, dense, counted in size on disk, not among "
-        "the active weights, which are those of the sparse layers; not comparable with published figures from node "
-        "features"
+        "split at random; no held-out edge or non-edge is trained on; the edge list has no features: vectors of the 60 "
+        "nodes are learned, dense, counted in size on disk, not among the active weights, which are those of the "
+        "sparse layers; not comparable with published figures from node features"
     )

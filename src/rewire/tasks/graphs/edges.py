@@ -50,10 +50,11 @@ def read_edges(path: str | Path, directed: bool | None = None) -> Edges:
     """The edge list in a text file, plain or gzipped.
 
     A line is `u v`, `u v time` or `u v weight time` (the form of KONECT and Network Repository; the weight is not
-    used), separated by commas or else by blanks, in all lines alike. A third column is always read as a time. Nodes
-    may have any name and are numbered as they come. A time is any finite number; only the order counts. Empty lines
-    and those that start with # or % are skipped, a header must be among them. Self loops and repetitions of the same
-    edge (at the same time) are left out and counted in `note`.
+    used), separated by commas or else by blanks, in all lines alike. Nodes may have any name and are numbered as they
+    come. A time is any finite number; only the order counts. A third column is always read as a time; where all times
+    are equal (often weights of 1) the graph has none, and `note` says so. Empty lines and those that start with # or %
+    are skipped, a header must be among them. Self loops and repetitions of the same edge (at the same time) are left
+    out and counted in `note`.
 
     directed: whether `u v` and `v u` are different edges. None: in a graph with times they are (u sends to v), in one
     without they are not.
@@ -83,13 +84,15 @@ def read_edges(path: str | Path, directed: bool | None = None) -> Edges:
         raise ValueError(f"{path} holds no edge: {FORMAT}, one a line. Type the path of an edge list.")
     pairs = torch.from_numpy(np.array(ends, dtype=np.int64)).reshape(-1, 2)
     _check_header(path, names, pairs)
+    timed = columns > 2 and min(times) < max(times)
     return without_repetitions(
         Edges(
             name=path.name.removesuffix(".gz").rpartition(".")[0] or path.name,
             pairs=pairs,
-            times=torch.from_numpy(np.array(times)) if columns > 2 else None,
+            times=torch.from_numpy(np.array(times)) if timed else None,
             names=names,
-            directed=columns > 2 if directed is None else directed,
+            directed=timed if directed is None else directed,
+            note=f"all times are equal ({times[0]:g}) and left out" if columns > 2 and not timed else "",
         )
     )
 

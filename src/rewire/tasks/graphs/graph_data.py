@@ -7,7 +7,7 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from rewire.tasks.graphs.edges import Edges, remarks, simple
-from rewire.tasks.graphs.negatives import NonEdges, oriented
+from rewire.tasks.graphs.negatives import NonEdges, held_out_first, oriented
 from rewire.tasks.graphs.seeds import generator
 from rewire.tasks.graphs.split import split
 
@@ -25,7 +25,8 @@ class GraphData:
     """Learn from `train`, choose by `validation`, read `test` once, at the end; messages pass along `edge_index_train`.
 
     `edge_index_train` holds the training edges in both directions and no other edge. `non_edges` draws other negatives
-    for `train.positive`, as training may want in every epoch. `note` belongs beside every figure measured on this data.
+    for `train.positive`, as training may want in every epoch, never one of validation or test. `note` belongs beside
+    every figure measured on this data.
     """
 
     name: str
@@ -49,25 +50,25 @@ class GraphData:
 def graph_data(edges: Edges, *, validation: float = 0.05, test: float = 0.1, seed: int = 0) -> GraphData:
     """The graph made simple and undirected (see `simple`), its edges divided (see `split`), negatives drawn 1:1.
 
+    Neither the edges nor the non-edges of validation and test occur in training (see `held_out_first`).
+
     The default fractions are those of T. Kipf, M. Welling, "Variational Graph Auto-Encoders", 2016,
     https://arxiv.org/abs/1611.07308
     """
     graph = simple(edges)
+    directions = "directions dropped" if edges.directed else ""
     parts = split(graph, validation=validation, test=test, seed=seed)
     pairs = oriented(graph.pairs, generator(seed, "orientation"))
-    others = NonEdges.of(graph)
-
-    def labelled(places: Int64[Tensor, " n"], part: str) -> LabelledPairs:
-        return LabelledPairs(pairs[places], others.corrupt(pairs[places], generator(seed, "negatives", part)))
-
-    train = labelled(parts.train, "train")
+    positives = {"train": pairs[parts.train], "validation": pairs[parts.validation], "test": pairs[parts.test]}
+    negatives, others = held_out_first(graph, positives, seed)
+    train, validated, tested = (LabelledPairs(positives[part], negatives[part]) for part in positives)
     return GraphData(
         name=edges.name,
         num_nodes=edges.nodes,
         edge_index_train=torch.cat([train.positive, train.positive.flip(1)]).T.contiguous(),
         train=train,
-        validation=labelled(parts.validation, "validation"),
-        test=labelled(parts.test, "test"),
+        validation=validated,
+        test=tested,
         non_edges=others,
-        note=remarks(graph.note, "directions dropped" if edges.directed else ""),
+        note=remarks(graph.note, directions, parts.note, "no held-out edge or non-edge is trained on"),
     )

@@ -8,7 +8,7 @@ from jaxtyping import Float32, Int64
 from torch import Tensor
 
 from rewire.tasks.graphs.edges import Edges, remarks
-from rewire.tasks.graphs.negatives import NonEdges, oriented
+from rewire.tasks.graphs.negatives import held_out_first, oriented
 from rewire.tasks.graphs.seeds import generator
 from rewire.tasks.graphs.split import EdgeSplit, split
 from rewire.tasks.graphs.walks import random_walks
@@ -72,7 +72,8 @@ def link_data(
 
     Edges are divided (see `split`), the training edges alone are walked along (`random_walks`) and the walks embedded
     (`word2vec`, whose are `window`, `negatives` and `epochs`); to the edges of each set come as many non-edges of the
-    whole graph (`NonEdges.corrupt`). A node that only validation or test edges join has the vector 0.
+    whole graph, of which no pair is in two of the sets (`held_out_first`). A node that only validation or test edges
+    join has the vector 0.
 
     walks: of each node. length: edges of a walk. epochs: of word2vec. walk_over: "all" is what the public code of
     Talati et al. (see `split`) does: it walks along all edges, test edges included, so that the vectors of two nodes
@@ -96,20 +97,19 @@ def link_data(
     vectors, missing = word2vec(
         walked, edges.nodes, dimensions=dimensions, window=window, negatives=negatives, epochs=epochs, seed=seed
     )
-    others = NonEdges.of(edges)
     pairs = edges.pairs if edges.directed else oriented(edges.pairs, generator(seed, "orientation"))
+    positives = {"train": pairs[parts.train], "validation": pairs[parts.validation], "test": pairs[parts.test]}
+    non_edges, _ = held_out_first(edges, positives, seed)
 
-    def examples(places: Int64[Tensor, " n"], part: str) -> LinkExamples:
-        positive = pairs[places]
-        both = torch.cat([positive, others.corrupt(positive, generator(seed, "negatives", part))])
-        labels = (torch.arange(len(both)) < len(positive)).long()
-        return LinkExamples(both, labels)
+    def examples(part: str) -> LinkExamples:
+        both = torch.cat([positives[part], non_edges[part]])
+        return LinkExamples(both, (torch.arange(len(both)) < len(positives[part])).long())
 
     return LinkData(
         name=edges.name,
-        train=examples(parts.train, "train"),
-        validation=examples(parts.validation, "validation"),
-        test=examples(parts.test, "test"),
+        train=examples("train"),
+        validation=examples("validation"),
+        test=examples("test"),
         embeddings=vectors,
         edges=len(edges),
         note=remarks(LEAK if walk_over == "all" else "", _note(edges, parts, int(missing.sum()))),
@@ -120,11 +120,13 @@ LEAK = "the walks saw the test edges, a leak, as in the published code: to be co
 
 
 def _note(edges: Edges, parts: EdgeSplit, missing: int) -> str:
-    """What was left out, how much of the test is no new link, and for how many nodes there is nothing to go by."""
+    """What was left out, how the sets were made, how much of the test is no new link, and how many nodes are blank."""
     numbers = edges.pairs[:, 0] * edges.nodes + edges.pairs[:, 1]
     known = torch.isin(numbers[parts.test], numbers[parts.train]).double().mean().item()
     return remarks(
         edges.note,
+        parts.note,
+        "no held-out non-edge is trained on",
         f"{known:.0%} of the test edges join nodes that a training edge joins" if known else "",
         f"{missing / edges.nodes:.0%} of the nodes are on no walk and have the vector 0" if missing else "",
     )

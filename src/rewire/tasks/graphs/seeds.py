@@ -1,4 +1,4 @@
-"""Random numbers of graphs: streams that share nothing, and whole numbers below a bound of their own."""
+"""Random numbers of graphs: streams that share nothing, whole numbers below a bound of their own, and their copies."""
 
 import hashlib
 
@@ -20,3 +20,10 @@ def generator(seed: int, *purpose: str | int) -> torch.Generator:
 def below(bounds: Int64[Tensor, " n"], draws: torch.Generator) -> Int64[Tensor, " n"]:
     """One whole number for each bound, uniform in 0 .. bound - 1 (but for a bias below bound / 2**62)."""
     return torch.randint(2**62, bounds.shape, generator=draws) % bounds
+
+
+def moved(numbers: Int64[Tensor, "*shape"], device: torch.device) -> Int64[Tensor, "*shape"]:
+    """The same numbers on the device, which a GPU fetches when it comes to it, while the host goes on."""
+    if device.type == "cuda":
+        return numbers.pin_memory().to(device, non_blocking=True)
+    return numbers.to(device)

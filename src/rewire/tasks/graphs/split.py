@@ -12,11 +12,15 @@ from rewire.tasks.graphs.seeds import generator
 
 @dataclass(frozen=True, eq=False)
 class EdgeSplit:
-    """Three disjoint sets of places in `Edges.pairs`, each ascending, that together are all edges."""
+    """Three disjoint sets of places in `Edges.pairs`, each ascending, that together are all edges.
+
+    `note` says what made the test set: "split by time" or "split at random".
+    """
 
     train: Int64[Tensor, " train"]
     validation: Int64[Tensor, " validation"]
     test: Int64[Tensor, " test"]
+    note: str
 
 
 def split(edges: Edges, *, validation: float, test: float, seed: int = 0) -> EdgeSplit:
@@ -43,4 +47,6 @@ def split(edges: Edges, *, validation: float, test: float, seed: int = 0) -> Edg
         late[latest] = True
         shuffled = torch.cat([latest, shuffled[~late[shuffled]]])
     parts = shuffled.split([tested, held, count - tested - held])
-    return EdgeSplit(test=parts[0].sort().values, validation=parts[1].sort().values, train=parts[2].sort().values)
+    tested_on, chosen_by, learned_from = (part.sort().values for part in parts)
+    note = "split at random" if edges.times is None else "split by time"
+    return EdgeSplit(test=tested_on, validation=chosen_by, train=learned_from, note=note)

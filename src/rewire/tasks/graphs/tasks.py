@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from rewire.measures import MEASURES, Measure
 from rewire.tasks.batches import seed_of
+from rewire.tasks.data import fingerprint
 from rewire.tasks.graphs.edges import remarks
 from rewire.tasks.graphs.graph_data import GraphData, LabelledPairs
 from rewire.tasks.graphs.link_data import LinkData, LinkExamples
@@ -42,6 +43,11 @@ class LinkPrediction(Task):
     def note(self) -> str:  # type: ignore[override]
         vectors = f"the word2vec vectors of the {self.data.nodes:,} nodes are part of the model, {COUNTED}"
         return remarks(self.data.note, vectors)
+
+    @property
+    def fingerprint(self) -> str:
+        parts = (self.data.train, self.data.validation, self.data.test)
+        return _fingerprint(*(part.pairs[part.labels > 0] for part in parts))
 
     def model(self) -> nn.Module:
         return self.make()
@@ -109,23 +115,42 @@ class PairBatches:
 class MessagePassing(Task):
     """Which pairs of nodes are edges? A network passes messages along the training edges and gives each pair a logit.
 
-    A step sees the whole graph: all training edges and as many non-edges, others in every step. Its test edges are
-    those of `LinkPrediction`, of the graph made simple.
+    A step sees the whole graph: all training edges and as many non-edges, others in every step, but none that is held
+    out for validation or test. Its test edges are those of `LinkPrediction`, of the graph made simple.
+
+    Hits@20 needs 20 non-edges. Where validation or test has fewer, it is left out, and the note says so: with another k
+    it would be another measure under its name, and the AUC, by which runs are compared, needs no more than one.
+
     make: returns the network, called with the edge index and the pairs. seed: of the non-edges.
     """
 
     data: GraphData
     make: Callable[[], nn.Module]
     seed: int = 0
-    measures: tuple[Measure, ...] = (MEASURES["auc"], MEASURES[f"hits_at_{HITS}"])
     batch_size: int = 1
     unit: str = "graphs"
     steps: int = 1
 
     @property
+    def measures(self) -> tuple[Measure, ...]:  # type: ignore[override]
+        both = (MEASURES["auc"], MEASURES[f"hits_at_{HITS}"])
+        return both if self._held_out >= HITS else both[:1]
+
+    @property
     def note(self) -> str:  # type: ignore[override]
+        few = f"no hits@{HITS}, as validation or test has only {self._held_out} non-edges"
         vectors = f"the edge list has no features: vectors of the {self.data.num_nodes:,} nodes are learned, {COUNTED}"
-        return remarks(self.data.note, vectors, "not comparable with published figures from node features")
+        published = "not comparable with published figures from node features"
+        return remarks(self.data.note, few if self._held_out < HITS else "", vectors, published)
+
+    @property
+    def _held_out(self) -> int:
+        """Non-edges of the smaller of the held-out parts."""
+        return min(len(part.negative) for part in (self.data.validation, self.data.test))
+
+    @property
+    def fingerprint(self) -> str:
+        return _fingerprint(*(part.positive for part in (self.data.train, self.data.validation, self.data.test)))
 
     def model(self) -> nn.Module:
         return self.make()
@@ -144,7 +169,10 @@ class MessagePassing(Task):
     def score(self, model: nn.Module, part: Part, device: torch.device | str) -> dict[str, float]:
         inputs, labels = _batch(self.data, self.data.test if part == "test" else self.data.validation, device)
         logits, edge = model(*inputs).float().cpu(), labels.cpu() > 0
-        return {"auc": auc(logits, edge), f"hits_at_{HITS}": hits(logits[edge], logits[~edge], HITS)}
+        found = {"auc": auc(logits, edge)}
+        if self._held_out >= HITS:
+            found[f"hits_at_{HITS}"] = hits(logits[edge], logits[~edge], HITS)
+        return found
 
     def example(self, count: int) -> Batch:
         return _batch(self.data, self.data.train, "cpu")
@@ -154,22 +182,28 @@ class MessagePassing(Task):
 
 
 class WholeGraph:
-    """One batch an epoch, whose non-edges are drawn anew by (seed, epoch)."""
+    """One batch an epoch, whose non-edges are drawn anew by (seed, epoch); all else is on the device from the start."""
 
     def __init__(self, data: GraphData, seed: int, device: torch.device | str) -> None:
-        self.data, self.seed, self.device = data, seed, device
+        (self.edge_index, pairs), self.labels = _batch(data, data.train, device)
+        self.positive, self.non_edges, self.seed = pairs[: len(data.train.positive)], data.non_edges.to(device), seed
 
     def __len__(self) -> int:
         return 1
 
     def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         if start == 0:
-            positive = self.data.train.positive
-            negative = self.data.non_edges.corrupt(positive, generator(self.seed, "epoch", epoch))
-            yield _batch(self.data, LabelledPairs(positive, negative), self.device)
+            negative = self.non_edges.corrupt(self.positive, generator(self.seed, "epoch", epoch))
+            yield (self.edge_index, torch.cat([self.positive, negative])), self.labels
 
 
 def _batch(data: GraphData, pairs: LabelledPairs, device: torch.device | str) -> Batch:
     both = torch.cat([pairs.positive, pairs.negative])
     labels = (torch.arange(len(both)) < len(pairs.positive)).float()
     return (data.edge_index_train.to(device), both.to(device)), labels.to(device)
+
+
+def _fingerprint(*edges: Tensor) -> str:
+    """Of the edges of all parts: not of which part the seed has drawn one for, nor of which end it puts first."""
+    ends = torch.cat(edges).sort(dim=1).values
+    return fingerprint(*ends.unique(dim=0, return_counts=True))
