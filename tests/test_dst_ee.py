@@ -10,8 +10,9 @@ from torch.nn import functional as F
 
 import rewire
 from rewire.core.acquisition import EpsilonGreedy, Exploration, Thompson
+from rewire.core.normed import Normed
 from rewire.core.schedule import Cosine, Every, Exponential, Linear
-from rewire.core.score import Absolute, Gradient, Magnitude, Normed, RecentGradientMean, Score
+from rewire.core.score import Absolute, Gradient, Magnitude, RecentGradientMean, Score
 from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
 
 torch.set_num_threads(1)
@@ -118,7 +119,13 @@ def run(method: rewire.Method, structure: Structure = Unstructured()) -> tuple[r
 @pytest.mark.parametrize("structure", [Unstructured(), Block(2, 4), NM(1, 4), FanIn()], ids=str)
 @pytest.mark.parametrize(
     "options",
-    [{"c": 0.1}, {"c": 0.1, "acquisition": "thompson"}, {"acquisition": "epsilon"}, {"c": 1e-2, "window": 2}, {"relative": True}],
+    [
+        {"c": 0.1},
+        {"c": 0.1, "acquisition": "thompson"},
+        {"acquisition": "epsilon"},
+        {"c": 1e-2, "window": 2},
+        {"relative": True},
+    ],
     ids=str,
 )
 def test_every_acquisition_on_every_structure(options: dict, structure: Structure) -> None:

@@ -4,6 +4,7 @@ from rewire.core.acquisition import EpsilonGreedy, Exploration, Thompson
 from rewire.core.budget import Alternating, ConstantDensity, CubicDensity
 from rewire.core.groups import Ablating
 from rewire.core.method import Method
+from rewire.core.normed import Normed
 from rewire.core.pruner import Pruner
 from rewire.core.schedule import Constant, Cosine, Cubic, Every, Exponential, Linear, Never
 from rewire.core.score import (
@@ -13,7 +14,6 @@ from rewire.core.score import (
     Layer,
     Magnitude,
     Need,
-    Normed,
     Random,
     RecentGradientMean,
     Score,

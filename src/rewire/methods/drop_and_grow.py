@@ -14,9 +14,10 @@ from typing import Literal
 from rewire.core.acquisition import EpsilonGreedy, Exploration, Thompson
 from rewire.core.groups import Ablating
 from rewire.core.method import Method
+from rewire.core.normed import Normed
 from rewire.core.reservoir import ExplorationPenalty, StoredMagnitude
 from rewire.core.schedule import Constant, Cosine, Every, Exponential, Linear, Schedule
-from rewire.core.score import Absolute, Gradient, Magnitude, Normed, Random, RecentGradientMean, Score
+from rewire.core.score import Absolute, Gradient, Magnitude, Random, RecentGradientMean, Score
 from rewire.core.share import Soft
 from rewire.core.structure import FanIn
 from rewire.methods.options import check
