@@ -5,6 +5,7 @@ import errno
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ import pytest
 from rewire import record
 from rewire.cli import COMMANDS, main
 from rewire.methods import METHODS
+from rewire.recipe import Recipe
 from rewire.recipes import RECIPES
+from rewire.recipes.published import PUBLISHED
 from rewire.tasks.models import MODELS
 
 TINY = ["--hidden", "16", "--epochs", "2", "--batch-size", "64", "--every", "10"]
@@ -86,7 +89,7 @@ def test_the_command_that_is_printed_resumes(tmp_path: Path, capsys: pytest.Capt
     words = ["train", "digits", *TINY, "--no-baseline", "--out", str(tmp_path)]
     status, out, _ = run(capsys, *words, "--time-limit", "0s")
     assert status == 0
-    assert "Stopped by the time limit after 0 of 40 steps." in out
+    assert "Stopped by the time limit after 1 of 40 steps." in out
     assert out.splitlines()[-1] == f"  rewire {' '.join(words)} --time-limit 0s --resume"
     status, out, _ = run(capsys, *words, "--resume")
     assert status == 0
@@ -169,6 +172,12 @@ def test_compare_prints_tables_and_resumes(tmp_path: Path, capsys: pytest.Captur
         (["train", "digits", "--sparsity", "0.99999"], "would be cut off"),
         (["train", "cifar10-mlp", "--data", "/nowhere"], "No CIFAR-10: there is no folder /nowhere"),
         (["train", "images-resnet50"], "no folder was given. Type: --data DIR"),
+        (["compare", "paper/linkpred", "--seeds", "0"], "seeds=0 leaves no run. Use at least 1"),
+        (
+            ["compare", "paper/cifr"],
+            '"paper/cifr" is no recipe and no published table. Use one of the recipes ',
+        ),
+        (["compare", "paper/cifr"], "or of the tables paper/cifar, paper/linkpred, paper/imagenet."),
         (["compare", "digits", "--sweep", "sea=1"], 'sweep "sea=1" names no field'),
         (["compare", "digits", "--records", "/nowhere"], "/nowhere does not exist"),
         (["report", "/nowhere"], "/nowhere does not exist, so there are no records to read"),
@@ -243,3 +252,42 @@ def test_report_makes_the_tables_of_a_page_anew(tmp_path: Path, capsys: pytest.C
     assert status == 2
     assert 'wants a table of "digits cnn", but the records hold digits mlp' in error
     assert "dst_ee" not in page.read_text()
+
+
+def test_the_help_of_a_published_table_names_all_of_them(capsys: pytest.CaptureFixture[str]) -> None:
+    status, out, _ = run(capsys, "compare", "paper/cifar", "--help")
+    assert status == 0
+    assert all(name in "".join(out.replace("│", " ").split()) for name in PUBLISHED)
+
+
+def test_a_report_lies_beside_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    entry = record.Record(Recipe(method="dense").identity(), "", {}, {}, {}, {"test_accuracy": 0.5})
+    record.append(tmp_path / "runs" / "here" / "records.jsonl", entry)
+    for runs, place in (("runs", "runs"), ("runs/here/records.jsonl", "runs/here")):
+        status, out, _ = run(capsys, "report", str(tmp_path / runs))
+        assert status == 0
+        assert f"report  {tmp_path / place / 'report.html'}" in out
+        assert (tmp_path / place / "report.html").exists()
+
+
+def test_a_run_that_diverges_is_named_at_the_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["compare", "digits", *TINY, "--methods", "dense", "--sparsities", "0.9", "--seeds", "1"]
+    status, out, err = run(capsys, *words, "--weight-decay", "1", "--sweep", "lr=1e9,0.1", "--out", str(tmp_path))
+    assert status == 2
+    assert "| dense " in out
+    assert "still missing" not in out
+    first, second = err.splitlines()
+    assert first == "rewire: 1 run of 2 failed and will be tried again by the same command:"
+    assert second.startswith("  digits-mlp-dense-seed0 lr=1e+09: The training loss is ")
+
+
+def test_a_finished_run_on_other_data_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = replace(RECIPES["digits"](), method="dense")
+    record.append(
+        tmp_path / "records.jsonl",
+        record.Record(recipe.identity(), "", {}, {}, {}, {"test_accuracy": 0.5, "data": "another"}),
+    )
+    words = ["train", "digits", "--method", "dense", "--out", str(tmp_path), "--resume"]
+    status, _, err = run(capsys, *words)
+    assert status == 2
+    assert err.startswith("rewire: The record of digits-mlp-dense-seed0 is of a run on other data")

@@ -1,5 +1,6 @@
 """The grid is complete and has no run twice; finished runs are not repeated; workers change nothing."""
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -129,13 +130,13 @@ def test_sweeps_that_say_nothing_are_refused(word: str, message: str) -> None:
 def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     points = grid(TINY, methods=["dense", "set"], sparsities=[0.9], seeds=2)
     calls = iter([None, None, "the test"])  # lets one run begin, and stops before its second step
-    found, missing = compare(
+    found, missing, _ = compare(
         points, Runtime(out=tmp_path), announce=silent, should_stop=lambda: next(calls, "the test")
     )
     assert (len(found), missing) == (0, 4)
     assert len(list((tmp_path / "unfinished").glob("*/checkpoint.pt"))) == 1
 
-    first, missing = compare(points[:3], Runtime(out=tmp_path), announce=silent)
+    first, missing, _ = compare(points[:3], Runtime(out=tmp_path), announce=silent)
     assert missing == 0
     assert not list((tmp_path / "unfinished").iterdir())
     assert record.read(tmp_path / RECORDS) == first
@@ -149,7 +150,9 @@ def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(comparison, "train", watched)
     said: list[str] = []
-    every, missing = compare(points, Runtime(out=tmp_path), known=record.read(tmp_path / RECORDS), announce=said.append)
+    every, missing, _ = compare(
+        points, Runtime(out=tmp_path), known=record.read(tmp_path / RECORDS), announce=said.append
+    )
     assert missing == 0
     assert trained == points[3:]
     assert said[0] == "3 of 4 runs have a record already and are not repeated."
@@ -159,16 +162,16 @@ def test_finished_runs_are_not_repeated(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_a_comparison_stopped_within_a_run_goes_on_from_its_checkpoint(tmp_path: Path) -> None:
     points = grid(TINY, methods=["set"], sparsities=[0.9], seeds=1)
-    whole, _ = compare(points, Runtime(out=tmp_path / "whole"), announce=silent)
+    whole, _, _ = compare(points, Runtime(out=tmp_path / "whole"), announce=silent)
     calls = iter([None] * 30)
     compare(points, Runtime(out=tmp_path / "parts"), announce=silent, should_stop=lambda: next(calls, "the test"))
-    resumed, missing = compare(points, Runtime(out=tmp_path / "parts"), announce=silent)
+    resumed, missing, _ = compare(points, Runtime(out=tmp_path / "parts"), announce=silent)
     assert missing == 0
     assert resumed[0].curves == whole[0].curves
 
 
 def test_the_time_limit_starts_no_run_after_it(tmp_path: Path) -> None:
-    found, missing = compare([TINY], Runtime(out=tmp_path, time_limit="0s"), announce=silent)
+    found, missing, _ = compare([TINY], Runtime(out=tmp_path, time_limit="0s"), announce=silent)
     assert (found, missing) == ([], 1)
 
 
@@ -177,15 +180,15 @@ def test_runs_are_announced_with_what_differs(tmp_path: Path) -> None:
     said: list[str] = []
     compare(points, Runtime(out=tmp_path), announce=said.append)
     assert [line.partition(":")[0] for line in said] == [
-        "[1/2] digits-mlp-dst_ee-0.9-seed0 c=0.0",
+        "[1/2] digits-mlp-dst_ee-0.9-seed0 c=0",
         "[2/2] digits-mlp-dst_ee-0.9-seed0 c=0.1",
     ]
 
 
 def test_workers_give_the_same_records(tmp_path: Path) -> None:
     points = grid(TINY, methods=["dense", "dst_ee"], sparsities=[0.9], seeds=2)
-    alone, _ = compare(points, Runtime(out=tmp_path / "alone"), announce=silent)
-    together, missing = compare(points, Runtime(out=tmp_path / "together"), jobs=2, announce=silent)
+    alone, _, _ = compare(points, Runtime(out=tmp_path / "alone"), announce=silent)
+    together, missing, _ = compare(points, Runtime(out=tmp_path / "together"), jobs=2, announce=silent)
     assert missing == 0
 
     def comparable(entry: record.Record) -> dict[str, Any]:
@@ -205,17 +208,61 @@ def test_an_error_in_a_worker_is_told_and_no_other_run_is_lost(tmp_path: Path) -
 
 def test_a_record_from_before_a_field_existed_is_still_known(tmp_path: Path) -> None:
     points = grid(TINY, methods=["set"], sparsities=[0.9], seeds=1)
-    (entry,), _ = compare(points, Runtime(out=tmp_path / "now"), announce=silent)
+    (entry,), _, _ = compare(points, Runtime(out=tmp_path / "now"), announce=silent)
     older = replace(entry, recipe={k: v for k, v in entry.recipe.items() if k not in ("label_smoothing", "image_size")})
     assert record.key(older.recipe) != record.key(entry.recipe)
-    records, missing = compare(points, Runtime(out=tmp_path / "then"), known=[older], announce=silent)
+    records, missing, _ = compare(points, Runtime(out=tmp_path / "then"), known=[older], announce=silent)
     assert (records, missing) == ([older], 0)
     assert not (tmp_path / "then" / RECORDS).exists()
 
 
 def test_a_record_of_a_newer_version_is_not_taken_for_another_run(tmp_path: Path) -> None:
     points = grid(TINY, methods=["set"], sparsities=[0.9], seeds=1)
-    (entry,), _ = compare(points, Runtime(out=tmp_path / "now"), announce=silent)
+    (entry,), _, _ = compare(points, Runtime(out=tmp_path / "now"), announce=silent)
     newer = replace(entry, recipe={**entry.recipe, "from_the_future": 1})
-    _, missing = compare(points, Runtime(out=tmp_path), known=[newer], announce=silent, should_stop=lambda: "a test")
+    _, missing, _ = compare(points, Runtime(out=tmp_path), known=[newer], announce=silent, should_stop=lambda: "a test")
     assert missing == 1
+
+
+@pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
+def test_a_run_that_diverges_does_not_keep_the_others_from_running(jobs: int, tmp_path: Path) -> None:
+    recipe = replace(TINY, weight_decay=1.0)
+    points = grid(recipe, methods=["static", "set"], sparsities=[0.9], seeds=1, sweeps=[{"lr": [1e9, 0.1]}])
+    said: list[str] = []
+    found, missing, failures = compare(points, Runtime(out=tmp_path), jobs=jobs, announce=said.append)
+    assert ([entry.recipe["lr"] for entry in found], missing) == ([0.1, 0.1], 0)
+    names = [f"digits-mlp-{method}-0.9-seed0 lr=1e+09" for method in ("static", "set")]
+    assert sorted(failures) == sorted(names)
+    assert "the run diverged. Lower the learning rate" in str(failures[names[0]])
+    assert sum(f"{names[0]} failed: The training loss is" in line for line in said) == 1
+    assert record.read(tmp_path / RECORDS) == found
+    assert not list((tmp_path / "unfinished").iterdir()), "a checkpoint of a diverged run would diverge again"
+
+
+def test_options_are_announced_in_the_words_of_the_tables() -> None:
+    sweeps = [{"options": [(), ("dst_ee.window=4",)]}]
+    points = grid(TINY, methods=["dense", "dst_ee"], sparsities=[0.9], seeds=1, sweeps=sweeps)
+    labels = comparison._labels({record.key(point.identity()): point for point in points})
+    dense, plain, window = labels.values()
+    assert (dense, plain) == ("digits-mlp-dense-seed0", "digits-mlp-dst_ee-0.9-seed0")
+    assert re.fullmatch(r"digits-mlp-dst_ee-0.9-seed0 (dst_ee\.)?window=4", window)
+
+
+def test_records_of_other_data_are_refused(tmp_path: Path) -> None:
+    points = grid(TINY, methods=["dense"], sparsities=[0.9], seeds=1)
+    known, _, _ = compare(points, Runtime(out=tmp_path), announce=silent)
+    assert len(known[0].data) == 16
+    others = [replace(known[0], result=known[0].result | {"data": "another"})]
+    with pytest.raises(ValueError, match=r"digits-mlp-dense-seed0 is of a run on other data: .* is another, and"):
+        compare(points, Runtime(out=tmp_path), known=others, announce=silent)
+    before = [replace(known[0], result={k: v for k, v in known[0].result.items() if k != "data"})]
+    assert compare(points, Runtime(out=tmp_path), known=before, announce=silent) == (before, 0, {})
+
+
+def test_data_that_is_not_here_is_no_other_data(tmp_path: Path) -> None:
+    """A finished comparison is shown on a machine without its data, unless data is named."""
+    points = [replace(TINY, task="linkpred-USAir", method="dense")]
+    entry = record.Record(points[0].identity(), "", {}, {}, {}, {"test_accuracy": 0.5, "data": "somewhere"})
+    assert compare(points, Runtime(out=tmp_path), known=[entry], announce=silent) == ([entry], 0, {})
+    with pytest.raises(FileNotFoundError, match="There is no graph USAir"):
+        compare(points, Runtime(out=tmp_path, data=tmp_path), known=[entry], announce=silent)

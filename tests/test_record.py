@@ -1,6 +1,7 @@
 import dataclasses
 import json
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -74,8 +75,46 @@ def test_folder_stands_for_the_files_below_it(tmp_path: Path) -> None:
 def test_recipe_recorded_twice_counts_once_with_its_last_record(tmp_path: Path) -> None:
     record.append(tmp_path / "committed.jsonl", a_record(accuracy=0.25))
     record.append(tmp_path / "local.jsonl", a_record(accuracy=0.75))
-    found = record.read([tmp_path / "committed.jsonl", tmp_path / "local.jsonl"])
+    with pytest.warns(UserWarning, match="local.jsonl hold 1 run with other figures; the second file counts"):
+        found = record.read([tmp_path / "committed.jsonl", tmp_path / "local.jsonl"])
     assert [entry.result["test_accuracy"] for entry in found] == [0.75]
+
+
+def test_a_conflict_says_what_differs_once_for_all_runs(tmp_path: Path) -> None:
+    one, other = tmp_path / "one.jsonl", tmp_path / "other.jsonl"
+    for seed in (0, 1):
+        record.append(one, a_record(seed=seed))
+        again = dataclasses.replace(a_record(seed=seed, accuracy=0.75), commit="def", hardware={"cores": 4})
+        record.append(other, again)
+    with pytest.warns(UserWarning, match="2 runs") as found:
+        record.read([one, other])
+    assert [str(warning.message) for warning in found] == [
+        f"{one} and {other} hold 2 runs with other figures; the second file counts, as it was read last. Of made_up "
+        "mlp dst_ee 0.95 seed 0, test_accuracy is 0.5 and 0.75; commit is abc and def; cores is 2 and 4. Leave out one "
+        "of the files, or name the one that shall count last."
+    ]
+    record.append(one, a_record(seed=0, accuracy=0.25))
+    with pytest.warns(UserWarning, match=f"{one} holds 1 run twice with other figures; the last line counts. Of made"):
+        record.read(one)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"curves": {"churn": [0.5, 0.25], "dead_units": [3, 4]}},  # a diagnosis
+        {"result": {"test_accuracy": 0.5, "seconds": 2.0, "peak_memory": 7, "data": "of a later version"}},
+        {"hardware": {"cores": 64}, "commit": "def"},
+    ],
+    ids=str,
+)
+def test_a_run_repeated_with_the_same_figures_is_no_conflict(change: dict, tmp_path: Path) -> None:
+    first = dataclasses.replace(a_record(), result={"test_accuracy": 0.5, "seconds": 1.0, "peak_memory": 5})
+    record.append(tmp_path / "runs.jsonl", first)
+    record.append(tmp_path / "runs.jsonl", dataclasses.replace(first, **change))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert len(record.read(tmp_path)) == 1
 
 
 def test_key_depends_on_content_alone() -> None:

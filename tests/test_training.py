@@ -153,7 +153,7 @@ def test_training_never_sees_the_test_set(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("method", ["dense", "set", "dst_ee"])
-@pytest.mark.parametrize("steps", [7, 20, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (0, 10, 39, 59))])
+@pytest.mark.parametrize("steps", [7, 20, *(pytest.param(steps, marks=pytest.mark.slow) for steps in (1, 10, 39, 59))])
 def test_stopped_and_resumed_is_never_stopped(method: str, steps: int, tmp_path: Path) -> None:
     recipe = replace(TINY, method=method)
     whole, saved = finish(recipe, tmp_path / "whole")
@@ -191,9 +191,11 @@ def test_resume_without_a_checkpoint_starts_at_the_beginning(tmp_path: Path) -> 
 
 
 def test_the_time_limit_stops_cleanly(tmp_path: Path) -> None:
-    with pytest.raises(Stopped, match="Stopped by the time limit after 0 of 60 steps") as stopped:
+    with pytest.raises(Stopped, match="Stopped by the time limit after 1 of 60 steps") as stopped:
         train(TINY, Runtime(time_limit="0s"), folder=tmp_path)
-    assert checkpoint.load(stopped.value.path, TINY.identity())["step"] == 0
+    assert checkpoint.load(stopped.value.path, TINY.identity())["step"] == 1
+    with pytest.raises(Stopped, match="after 2 of 60 steps"):  # so that a limit shorter than the start gets on too
+        train(TINY, Runtime(time_limit="0s", resume=True), folder=tmp_path)
 
 
 def test_a_run_that_breaks_within_an_epoch_goes_on_from_there(tmp_path: Path) -> None:
@@ -239,6 +241,19 @@ def test_a_dense_checkpoint_is_refused_by_a_sparse_run(tmp_path: Path) -> None:
     stopped_run(replace(TINY, method="dense"), tmp_path)
     with pytest.raises(ValueError, match=r"of a dense run, which has no masks to continue from. Fields that differ"):
         finish(TINY, tmp_path, resume=True)
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = stopped_run(TINY, tmp_path)
+    digits = assembly.build_dataset(TINY, None)
+    other = replace(digits, train_labels=digits.train_labels.flip(0))
+    monkeypatch.setattr(assembly, "build_dataset", lambda recipe, folder: other)
+    with pytest.raises(ValueError, match=r"is of a run on other data: .* Give the --data of that run, or leave out"):
+        finish(TINY, tmp_path, resume=True)
+    state = torch.load(place, weights_only=True)
+    del state["data"]  # as earlier versions left it
+    torch.save(state, place)
+    assert finish(TINY, tmp_path, resume=True)[0].data == other.fingerprint != digits.fingerprint
 
 
 def test_a_broken_checkpoint_is_not_told_in_torch_s_words(tmp_path: Path) -> None:

@@ -60,6 +60,15 @@ def load(path: Path, recipe: Mapping[str, Any]) -> dict[str, Any]:
     return state
 
 
+def check_data(path: Path, there: str, here: str) -> None:
+    """Raises ValueError where a checkpoint is of other data; "" is the fingerprint of data that is not known."""
+    if there and here and there != here:
+        raise ValueError(
+            f"{path} is of a run on other data: the fingerprint of its data is {there}, and that of the data here is "
+            f"{here}. Give the --data of that run, or leave out --resume to start again."
+        )
+
+
 def compare(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
     """Returns one line for every field that differs between the recipe of a checkpoint and another.
 

@@ -22,10 +22,13 @@ from rewire.methods import METHODS
 from rewire.processes import Processes
 from rewire.recipe import Recipe, Runtime
 from rewire.record import Record
-from rewire.training import Stop, Stopped, train, until
+from rewire.report.sections import show
+from rewire.training import Stop, Stopped, check_data, train, until
 from rewire.words import value_of
 
 RECORDS = "records.jsonl"  # in the folder of a runtime; one line a run
+
+Result = tuple[str, Record | FloatingPointError]  # of the run of a key
 
 
 def grid(
@@ -49,12 +52,10 @@ def grid(
     >>> [point.method for point in grid(Recipe(), methods=["dense", "set"], sparsities=[0.9, 0.95], seeds=1)]
     ['dense', 'set', 'set']
     """
-    if seeds < 1:
-        raise ValueError(f"seeds={seeds} leaves no run. Use at least 1, and 3 or more to tell methods apart.")
     if equal_updates and recipe.stop is None:
         recipe = replace(recipe, stop=1.0)
     found: dict[str, Recipe] = {}
-    for seed in range(recipe.seed, recipe.seed + seeds):
+    for seed in numbers(seeds, recipe.seed):
         for method in methods:
             for sparsity in sparsities:
                 for changes in chain.from_iterable(map(_combinations, sweeps)):
@@ -62,6 +63,13 @@ def grid(
                     point = replace(recipe, **values)
                     found.setdefault(record.key(point.identity()), point)
     return list(found.values())
+
+
+def numbers(seeds: int, first: int = 0) -> range:
+    """Returns so many seeds; ValueError where that is none."""
+    if seeds < 1:
+        raise ValueError(f"seeds={seeds} leaves no run. Use at least 1, and 3 or more to tell methods apart.")
+    return range(first, first + seeds)
 
 
 def parse_sweeps(words: Iterable[str]) -> list[dict[str, list[Any]]]:
@@ -95,8 +103,11 @@ def compare(
     jobs: int = 1,
     should_stop: Stop = lambda: None,
     announce: Callable[[str], None] = print,
-) -> tuple[list[Record], int]:
-    """Runs what is not known yet; returns all records of the recipes and the number of runs still missing.
+) -> tuple[list[Record], int, dict[str, FloatingPointError]]:
+    """Runs what is not known yet; returns all records of the recipes, the number of runs still missing, and failures.
+
+    A run that diverges is left out, and the others go on: it has no record, counts as no missing one, and is tried
+    again by the next call. Failures are by the name of the run.
 
     Every finished run is appended at once to the records in the runtime's folder; models are not kept. With `jobs`
     over 1 as many processes train at the same time, on one CPU thread each, which for small models is faster than
@@ -116,24 +127,32 @@ def compare(
         )
     wanted = {record.key(recipe.identity()): recipe for recipe in recipes}
     done = {key: entry for entry in known if (key := _key(entry)) in wanted}
+    check_data(((wanted[key], entry) for key, entry in done.items()), runtime)
     waiting = {key: recipe for key, recipe in wanted.items() if key not in done}
     if done:
         announce(f"{len(done)} of {len(wanted)} runs have a record already and are not repeated.")
     began, before, stop = time.monotonic(), len(done), until(runtime.seconds, should_stop)
     runtime = replace(runtime, threads=runtime.threads or (1 if jobs > 1 else None), resume=True, time_limit=None)
-    labels = _labels(wanted)
+    labels, failures = _labels(wanted), dict[str, FloatingPointError]()
     results = _side_by_side(waiting, runtime, jobs, stop) if jobs > 1 else _one_by_one(waiting, runtime, stop)
     for key, entry in results:
-        record.append(runtime.out / RECORDS, entry)
+        if isinstance(entry, Record):
+            record.append(runtime.out / RECORDS, entry)
         shutil.rmtree(_folder(runtime, key), ignore_errors=True)
+        if isinstance(entry, FloatingPointError):
+            failures[labels[key]] = entry
+            announce(f"[{len(done)}/{len(wanted)}] {labels[key]} failed: {entry}")
+            continue
         done[key] = entry
-        pace = (time.monotonic() - began) / (len(done) - before)
+        left = len(wanted) - len(done) - len(failures)
+        pace = (time.monotonic() - began) / (len(done) + len(failures) - before)
         headline = entry.headline
         announce(
             f"[{len(done)}/{len(wanted)}] {labels[key]}: {headline.show(entry.result[headline.test])} in "
-            f"{entry.result['seconds']:.1f} s, {pace * (len(wanted) - len(done)) / 60:.1f} min left"
+            f"{entry.result['seconds']:.1f} s, {pace * left / 60:.1f} min left"
         )
-    return [done[key] for key in wanted if key in done], len(wanted) - len(done)
+    found = [done[key] for key in wanted if key in done]
+    return found, len(wanted) - len(done) - len(failures), failures
 
 
 def _key(entry: Record) -> str:
@@ -144,7 +163,7 @@ def _key(entry: Record) -> str:
         return record.key(entry.recipe)
 
 
-def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> Iterator[tuple[str, Record]]:
+def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> Iterator[Result]:
     for key, recipe in waiting.items():
         if stop():
             return
@@ -152,12 +171,13 @@ def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> 
             yield key, train(recipe, runtime, folder=_folder(runtime, key), should_stop=stop)
         except Stopped:
             return
+        except FloatingPointError as error:
+            yield key, error
 
 
-def _side_by_side(
-    waiting: Mapping[str, Recipe], runtime: Runtime, jobs: int, stop: Stop
-) -> Iterator[tuple[str, Record]]:
-    """Yields the records as they come. At the first error the runs in progress write a checkpoint, and it is raised."""
+def _side_by_side(waiting: Mapping[str, Recipe], runtime: Runtime, jobs: int, stop: Stop) -> Iterator[Result]:
+    """Yields what comes of the runs as it comes. At the first error, but for one of a run that diverges, the runs in
+    progress write a checkpoint, and it is raised."""
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
     queue, error = list(waiting.items()), None
@@ -174,6 +194,8 @@ def _side_by_side(
                     try:
                         if (entry := future.result()) is not None:
                             yield key, entry
+                    except FloatingPointError as diverged:
+                        yield key, diverged
                     except Exception as problem:
                         error = error or problem
                         stopping.set()
@@ -221,7 +243,7 @@ def _labels(recipes: Mapping[str, Recipe]) -> dict[str, str]:
             varied.append(name)
     return {
         key: " ".join(
-            [run_name(recipe), *(f"{n}={v}" for n in varied if (v := _field(identities[key], n)) is not None)]
+            [run_name(recipe), *filter(None, (_said(name, _field(identities[key], name)) for name in varied))]
         )
         for key, recipe in recipes.items()
     }
@@ -234,6 +256,13 @@ def _field(identity: Mapping[str, Any], name: str) -> Any:
         return None  # the method's own
     left_out = None if identity["method"] == "dense" else getattr(Recipe, name)
     return identity.get(name, left_out)
+
+
+def _said(name: str, value: Any) -> str:
+    """A field in the words of the tables; nothing where a run does not read it. Options are words already."""
+    if name == "options":
+        return " ".join(value or ())
+    return "" if value is None else f"{name}={show(value)}"
 
 
 def _folder(runtime: Runtime, key: str) -> Path:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as distributed
+
+T = TypeVar("T")
 
 AGREE_EVERY = 10  # steps between two questions to all processes whether to stop
 
@@ -36,7 +39,10 @@ class Processes:
             return
         local = int(os.environ.get("LOCAL_RANK", "0"))
         found = checked_device(f"cuda:{local}" if device == "cuda" else device)
-        distributed.init_process_group("nccl" if found.type == "cuda" else "gloo")
+        if found.type == "cuda":
+            torch.cuda.set_device(found)  # else what NCCL needs is on the first one, in every process
+        # Python objects travel over the CPU where one of the backends is for it, so that no question waits for the GPU.
+        distributed.init_process_group("cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo")
         try:
             yield Processes(distributed.get_rank(), count, found)
         finally:
@@ -57,10 +63,23 @@ class Processes:
         distributed.all_gather_object(reasons, reason)
         return next((found for found in reasons if found), None)
 
-    def wait(self) -> None:
-        """Waits until all processes are here."""
-        if self.count > 1:
-            distributed.barrier()
+    def shared(self, make: Callable[[], T]) -> T:
+        """Returns in every process what the first one makes, or raises in every process what it raises.
+
+        So files are read and written by one of them, and need no disk that all of them see.
+        """
+        if self.count == 1:
+            return make()
+        found: list[Any] = [None, None]
+        if self.first:
+            try:
+                found[0] = make()
+            except Exception as error:
+                found[1] = error
+        distributed.broadcast_object_list(found)
+        if found[1] is not None:
+            raise found[1]
+        return found[0]  # type: ignore[no-any-return]
 
 
 def checked_device(name: str) -> torch.device:

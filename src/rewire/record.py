@@ -2,6 +2,8 @@
 
 A file of records is plain JSON Lines: it is appended to while a comparison runs, read back to resume it,
 committed with the results, and turned into tables and a page by `rewire.report`.
+
+Over 300 lines, because what a record holds, how a line is checked, and when two of them disagree must stay in step.
 """
 
 import hashlib
@@ -11,6 +13,7 @@ import os
 import platform
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cache
@@ -47,8 +50,8 @@ class Record:
             "mean", "std", "smallest" and "largest".
         result: figures at the end by name. `measures`: names of what the task was measured by, the headline first;
             `test_<name>` and `validation_<name>` of each, a share in [0, 1] or whatever unit the measure has. That of
-            the headline on the test set is always there. Where the machine tells it (`rewire.cost`): `peak_memory` in
-            bytes, and with --energy `cpu_energy_kwh`, `gpu_energy_kwh`.
+            the headline on the test set is always there. `data`: the fingerprint of the data. Where the machine tells
+            it (`rewire.cost`): `peak_memory` in bytes, and with --energy `cpu_energy_kwh`, `gpu_energy_kwh`.
         format: of the line itself.
     """
 
@@ -64,6 +67,11 @@ class Record:
     def measures(self) -> tuple[Measure, ...]:
         """What the run was measured by, the headline first."""
         return tuple(map(measure_named, self.result.get("measures", [ACCURACY.name])))
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of the data; "" in records of earlier versions."""
+        return str(self.result.get("data", ""))
 
     @property
     def headline(self) -> Measure:
@@ -103,17 +111,25 @@ def append(path: str | os.PathLike[str], record: Record) -> None:
 def read(paths: str | os.PathLike[str] | Iterable[str | os.PathLike[str]]) -> list[Record]:
     """Returns the records of the given files, in order; a folder stands for every `*.jsonl` below it.
 
-    A recipe that was recorded more than once counts once, with its last record, so that no run weighs double.
+    A recipe that was recorded more than once counts once, with its last record, so that no run weighs double; where
+    the figures of the two differ, a warning says so.
     Raises FileNotFoundError for a path that is not there, and ValueError, with file and line number, for a
     line that is not a whole record.
     """
     records: dict[str, Record] = {}
+    origins: dict[str, Path] = {}
+    conflicts: dict[tuple[Path, Path], list[tuple[Record, Record]]] = {}
     for path in [paths] if isinstance(paths, str | os.PathLike) else paths:
         for file in _files(Path(path)):
             for number, line in enumerate(file.read_bytes().splitlines(), start=1):
                 if line.strip():
                     record = _parse(line, where=f"{file}, line {number}")
-                    records[key(record.recipe)] = record
+                    name = key(record.recipe)
+                    if name in records and _figures_differ(records[name], record):
+                        conflicts.setdefault((origins[name], file), []).append((records[name], record))
+                    records[name], origins[name] = record, file
+    for (earlier, later), pairs in conflicts.items():
+        warnings.warn(_conflict(earlier, later, pairs), stacklevel=2)
     return list(records.values())
 
 
@@ -182,6 +198,30 @@ def hardware(device: str | torch.device = "cpu") -> dict[str, Any]:
     elif torch.device(device).type != "cpu":
         found["accelerator"] = torch.device(device).type
     return found
+
+
+def _figures_differ(earlier: Record, later: Record) -> bool:
+    """Whether two records of one recipe disagree in what both know, but for what a machine takes for it."""
+    ours, theirs = _plain(earlier.result), _plain(later.result)
+    names = ours.keys() & theirs.keys() - {"note", "seconds", "peak_memory", "cpu_energy_kwh", "gpu_energy_kwh"}
+    return any(ours[name] != theirs[name] for name in names)
+
+
+def _conflict(earlier: Path, later: Path, pairs: list[tuple[Record, Record]]) -> str:
+    """Says which files hold other figures for the same runs, what differs in the first of them, and which counts."""
+    recipe, headline = pairs[0][0].recipe, pairs[0][0].headline.test
+    where = [{"commit": each.commit, "data": each.data, **each.versions, **each.hardware} for each in pairs[0]]
+    sides = [{headline: each.result.get(headline), **more} for each, more in zip(pairs[0], where, strict=True)]
+    both = {name: [side.get(name) for side in sides] for side in sides for name in side}
+    told = "; ".join(f"{name} is {one} and {other}" for name, (one, other) in both.items() if one != other)
+    run = f"{recipe['task']} {recipe['model']} {recipe['method']} {recipe['sparsity']} seed {recipe['seed']}"
+    runs = f"{len(pairs)} run" + "s" * (len(pairs) > 1)
+    if earlier == later:
+        return f"{earlier} holds {runs} twice with other figures; the last line counts. Of {run}, {told or 'others'}."
+    return (
+        f"{earlier} and {later} hold {runs} with other figures; the second file counts, as it was read last. Of {run}, "
+        f"{told or 'others'}. Leave out one of the files, or name the one that shall count last."
+    )
 
 
 def _processor() -> str:

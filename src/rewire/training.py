@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -75,8 +75,9 @@ def train(
 ) -> Record:
     """Trains as the recipe says and returns the record; `folder` receives the checkpoint and the model file.
 
-    `should_stop` is asked before every step: a reason ends the run by `Stopped`, after a checkpoint. Under torchrun
-    every process takes its part of each batch, the first one writes, and all return the record.
+    `should_stop` is asked before every step: a reason ends the run by `Stopped`, after a checkpoint and one step at
+    least, so that a time limit shorter than the start does not keep a run from ever getting on. Under torchrun every
+    process takes its part of each batch, the first one reads and writes files, and all return the record.
     The test set is read once, after the last step.
     """
     runtime = runtime or Runtime()
@@ -87,12 +88,12 @@ def train(
         torch.set_num_threads(runtime.threads)
     torch.backends.cudnn.deterministic = True  # a resumed run must be the run that never stopped
     with Processes.join(runtime.device) as processes:
-        path, saved = folder / CHECKPOINT, None
-        if runtime.resume and path.exists():
-            saved = checkpoint.load(path, recipe.identity())
+        path = folder / CHECKPOINT
+        saved = None
+        if runtime.resume:
+            saved = processes.shared(lambda: checkpoint.load(path, recipe.identity()) if path.exists() else None)
         run = Run(recipe, runtime, folder, processes, choices=None if saved is None else saved.get("choices"))
-        if processes.first:
-            checkpoint.make_folder(folder)
+        processes.shared(lambda: checkpoint.make_folder(folder))
         if saved is not None:
             run.load_state_dict(saved)
             saved = None
@@ -116,6 +117,32 @@ def until(seconds: float, should_stop: Stop = lambda: None) -> Stop:
     return lambda: should_stop() or ("the time limit" if time.monotonic() > deadline else None)
 
 
+def check_data(entries: Iterable[tuple[Recipe, Record]], runtime: Runtime) -> None:
+    """Raises ValueError where a record is of other data than its recipe would be trained on here."""
+    here: dict[str, str] = {}
+    for recipe, entry in entries:
+        if not entry.data:
+            continue
+        if recipe.task not in here:
+            here[recipe.task] = _fingerprint(recipe, runtime)
+        if here[recipe.task] not in ("", entry.data):
+            raise ValueError(
+                f"The record of {assembly.run_name(recipe)} is of a run on other data: the fingerprint of its data is "
+                f"{entry.data}, and that of the data here is {here[recipe.task]}. Give the --data of that run, or "
+                "another --out for the runs on this data."
+            )
+
+
+def _fingerprint(recipe: Recipe, runtime: Runtime) -> str:
+    """The fingerprint of the data here; "" where none was given and none can be had by name."""
+    try:
+        return assembly.build_task(recipe, runtime.data, workers=runtime.workers).fingerprint
+    except (ImportError, OSError, ValueError):
+        if runtime.data is None:
+            return ""
+        raise
+
+
 class Run:
     """One run in progress: what a checkpoint holds, and what it is trained with.
 
@@ -135,6 +162,7 @@ class Run:
         self.memory = PeakMemory(self.device)
         self.energy = Energy(self.device, codecarbon if runtime.energy else None)
         self.task = assembly.build_task(recipe, runtime.data, workers=runtime.workers)
+        self.data = self.task.fingerprint
         self.batches = self.task.source(self.device, processes.rank, processes.count)
         self.steps = recipe.epochs * len(self.batches)
         self.method = recipe.build_method(self.steps)
@@ -189,12 +217,13 @@ class Run:
     def train(self, progress: Progress, should_stop: Stop) -> None:
         """Trains to the end, or raises `Stopped` with a checkpoint written."""
         warmup = round(self.recipe.warmup_epochs * len(self.batches))
-        began = time.monotonic() - self.seconds
+        began, first = time.monotonic() - self.seconds, self.step
         while self.step < self.steps:
             epoch, start = divmod(self.step, len(self.batches))
             self.model.train()
             for inputs, target in self.batches.epoch(epoch, start):
-                if reason := self.processes.agree(should_stop(), self.step):
+                reason = self.processes.agree(should_stop(), self.step)
+                if reason and self.step > first:
                     self.seconds = time.monotonic() - began
                     self.save_checkpoint()
                     raise Stopped(reason, self.checkpoint, self.step, self.steps)
@@ -213,12 +242,8 @@ class Run:
 
     def finish(self) -> Record:
         """Writes the model file, reads the test set, and returns the record."""
-        path = self.folder / "model.safetensors"
         masks = self.masks
-        if self.processes.first:
-            dtype = torch.bfloat16 if self.runtime.dtype == "bf16" else torch.float32
-            save(self.model, path, masks, dtype=dtype)
-        self.processes.wait()
+        size = self.processes.shared(self._save_model)
         layers = {name: 1 - int(mask.sum()) / mask.numel() for name, mask in masks.items()}
         isa, engines = engine_figures(self.recipe, self.sparsifier, self.choices)
         diagnosed = self.diagnosis.curves(self.dense_model, masks) if self.diagnosis else {}
@@ -230,10 +255,11 @@ class Run:
             curves={**self.curves, **diagnosed, "layer_sparsity": layers, **engines},
             result={
                 "note": self.task.note,
+                **({"data": self.data} if self.data else {}),
                 "measures": [measure.name for measure in self.task.measures],
                 **self.score("test"),
                 **self.score("validation"),
-                "bytes_on_disk": path.stat().st_size,
+                "bytes_on_disk": size,
                 "seconds": self.seconds,
                 **({} if self.memory.bytes is None else {"peak_memory": self.memory.bytes}),
                 **{f"{part}_energy_kwh": kwh for part, kwh in self.energy.kwh.items() if kwh > 0},
@@ -271,6 +297,7 @@ class Run:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "sparsifier": self.sparsifier.state_dict() if self.sparsifier else None,
+            "data": self.data,
             "step": self.step,
             "loss_sum": self.loss_sum,
             "curves": self.curves,
@@ -282,6 +309,7 @@ class Run:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        checkpoint.check_data(self.checkpoint, state.get("data", ""), self.data)
         if self.sparsifier:  # first, because the end of a dense phase changes the names in the model's state
             self.sparsifier.load_state_dict(state["sparsifier"])
         self.model.load_state_dict(state["model"])
@@ -299,6 +327,13 @@ class Run:
                 )
             self.diagnosis.load_state_dict(state["diagnosis"])
         self.loss_sum = state["loss_sum"].to(self.device)
+
+    def _save_model(self) -> int:
+        """Writes the model file and returns its bytes."""
+        path = self.folder / "model.safetensors"
+        dtype = torch.bfloat16 if self.runtime.dtype == "bf16" else torch.float32
+        save(self.model, path, self.masks, dtype=dtype)
+        return path.stat().st_size
 
     def _learn(self, inputs: Any, target: Any, rate: float) -> None:
         """One optimizer step. Nothing here waits for the device, and nothing here knows of sparsity."""

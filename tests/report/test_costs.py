@@ -38,6 +38,7 @@ def test_every_cost_that_was_recorded_has_a_figure_after_the_legend(make: Make) 
     old = headline_against_costs(section_of(make))
     assert [figure.alt.partition(".")[0] for figure in old] == [
         "The marks of the figures that follow, one for each of dense, rigl, dst_ee",
+        "Test accuracy against parameters",
         "Test accuracy against active weights",
         "Test accuracy against size of the model file",
         "Test accuracy against inference FLOPs",
@@ -51,7 +52,7 @@ def test_every_cost_that_was_recorded_has_a_figure_after_the_legend(make: Make) 
     ]
     assert {"dense", "dst_ee", "rigl"} <= set(texts(new[0]))
     assert not {"dense", "dst_ee", "rigl"} & set(texts(new[1]))
-    assert "Only comparable on one machine, and a quiet one." in new[5].caption
+    assert "Only comparable on one machine, and a quiet one." in new[6].caption
 
 
 def test_costs_are_in_the_unit_that_suits_them(make: Make) -> None:

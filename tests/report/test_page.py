@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from rewire.record import Record
-from rewire.report.page import page
+from rewire.report.page import html, page
 
 Make = Callable[..., Record]
 
@@ -87,8 +87,8 @@ def test_holds_every_part(written: Path) -> None:
     ):
         assert words in outline.text
     # made_up: accuracy, exploration, layers and three sparsities over time; made_up_too: the same for one, without
-    # accuracy against exploration, which a single method does not show; each the legend of costs and five of them
-    assert len(outline.attributes("img")) == 6 + 3 + 2 * 6
+    # accuracy against exploration, which a single method does not show; each the legend of costs and six of them
+    assert len(outline.attributes("img")) == 6 + 3 + 2 * 7
 
 
 def test_equal_records_give_equal_bytes(make: Make, tmp_path: Path) -> None:
@@ -122,7 +122,19 @@ def test_records_cannot_write_markup_into_the_page(make: Make, tmp_path: Path) -
     )
     text = page([entry], tmp_path / "a.html").read_text()
     assert not Outline(text).attributes("script")
-    assert Outline(text).words.count(evil) >= 3
+    assert Outline(text).words.count(evil) >= 2
+    assert f"Notes: {evil}." in Outline(text).text
+
+
+def test_masked_training_is_said_of_the_rows_that_it_is_true_of(make: Make) -> None:
+    masked, engine, dense = make("rigl", 0.95, 0), make("dst_ee", 0.95, 0, engine="cpu"), make("dense", 0, 0)
+    engine.curves["layer_engine"] = {"first.weight": "cpu", "second.weight": "masked (slower)"}
+    asked = make("dst_ee", 0.9, 0, engine="cpu")
+    asked.curves["layer_engine"] = {"first.weight": "masked (slower)"}
+    none, some, all_on_it = (html(found, "t") for found in ([masked, dense], [masked, engine, asked], [engine, dense]))
+    assert "<p>These networks were trained in masked mode: an inactive weight" in none
+    assert "in the layers that it took: dst_ee engine=cpu (made_up, mlp) at 95 %. All other sparse networks" in some
+    assert "masked mode" not in all_on_it
 
 
 def test_seconds_from_several_machines_are_not_compared(make: Make, tmp_path: Path) -> None:

@@ -56,6 +56,44 @@ def test_settings_that_differ_between_methods_are_named(make: Make) -> None:
     assert compare(section) == []
 
 
+@pytest.mark.parametrize(
+    ("ours", "method", "theirs", "pairs"),
+    [
+        (50, "admm", 60, [(50, 60)]),
+        (60, "admm", 60, [(60, 60)]),
+        (60, "admm", 50, []),
+        (50, "str", 60, [(50, 60)]),
+        (50, "rigl", 60, []),
+        (50, "granet", 60, []),  # begins half dense
+        (50, "a method of another version", 60, []),
+    ],
+)
+def test_only_what_begins_dense_may_train_for_longer(make: Make, ours, method, theirs, pairs) -> None:
+    other = make("rigl", 0.95, 0, epochs=theirs)
+    other.recipe["method"] = method
+    found = compare(only([make("dst_ee", 0.95, 0, epochs=ours), other]))
+    assert [(each.flagship.recipe["epochs"], each.other.recipe["epochs"]) for each in found] == pairs
+
+
+def test_a_method_that_begins_dense_is_beside_both_lengths_of_the_flagship(make: Make) -> None:
+    other = make("rigl", 0.95, 0, epochs=60)
+    other.recipe["method"] = "admm"
+    found = compare(only([make("dst_ee", 0.95, 0, epochs=60), make("dst_ee", 0.95, 0, epochs=50), other]))
+    assert [each.flagship.recipe["epochs"] for each in found if each.other.method == "admm"] == [60, 50]
+    assert len(found) == 2
+    longer = make("rigl", 0.95, 0, epochs=60, lr=0.2)
+    longer.recipe["method"] = "admm"
+    assert compare(only([make("dst_ee", 0.95, 0, epochs=50), longer])) == []
+
+
+def test_walks_over_the_test_edges_are_always_named(make: Make) -> None:
+    assert only([make("rigl", 0.95, 0, walks="all"), make("dense", 0, 0, walks="all")]).labels == [
+        "dense walks=all",
+        "rigl walks=all",
+    ]
+    assert only([make("rigl", 0.95, 0, walks="train")]).labels == ["rigl"]
+
+
 def test_sparsity_by_layer_is_placed_at_what_it_came_to(make: Make) -> None:
     entry = make("dst_ee", 0.95, 0)
     entry.recipe["sparsity"] = "*=0.96,head=0.5"

@@ -1,4 +1,5 @@
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -61,7 +62,69 @@ def test_one_seed_has_no_spread_and_a_missing_figure_no_number(make: Make) -> No
 def test_caption_says_what_a_bare_name_stands_for(make: Make) -> None:
     table = results(sections([make("dst_ee", 0.95, 0), make("dst_ee", 0.95, 0, c=0.1)])[0])
     assert [row[0] for row in table.rows] == ["dst_ee", "dst_ee c=0.1"]
-    assert table.caption.endswith("dst_ee alone stands for c=1e-05.")
+    assert table.caption.endswith("Where it names no other, dst_ee has c=1e-05.")
+
+
+def test_no_default_is_named_that_no_row_has(make: Make) -> None:
+    table = results(sections([make("dst_ee", 0.95, 0, c=0.01), make("dst_ee", 0.95, 0, c=0.1)])[0])
+    assert [row[0] for row in table.rows] == ["dst_ee c=0.01", "dst_ee c=0.1"]
+    assert "names no other" not in table.caption
+
+
+def test_parameters_are_those_of_the_whole_model_without_inactive_weights(make: Make) -> None:
+    counts = {"model_weights": 1000, "total_weights": 800, "active_weights": 40}
+    old = make("rigl", 0.95, 0)
+    del old.result["model_weights"]
+    table = results(sections([make("dst_ee", 0.95, 0, counts), old])[0])
+    at = table.header.index("parameters")
+    assert table.header[at - 1] == "active weights"
+    assert [(row[0], row[at]) for row in table.rows] == [("dst_ee", "240"), ("rigl", "-")]
+
+
+def test_notes_stand_in_captions_once_and_those_of_some_runs_are_marked(make: Make) -> None:
+    notes = ["invented data; a leak", "invented data", "invented data"]
+    section = sections([make("rigl", 0.95, seed, {"note": note}) for seed, note in enumerate(notes)])[0]
+    for table in (results(section), headlines(section)):
+        assert table.caption.endswith(" Notes: invented data; a leak (some runs).")
+    assert "Notes" not in headlines(sections([make("rigl", 0.95, 0, {"note": ""})])[0]).caption
+
+
+def test_training_flops_are_a_share_of_one_dense_run_whatever_the_length(make: Make) -> None:
+    ratios = {"training_flops_ratio": 0.1, "training_flops_ratio_published": 0.2}
+    records = [make("dense", 0, 0, epochs=50), make("dst_ee", 0.9, 0, ratios, epochs=50)]
+    equal = results(sections(records)[0])
+    assert "one dense run" not in equal.caption
+    table = results(sections([*records, make("dst_ee", 0.9, 0, ratios, epochs=100)])[0])
+    at = table.header.index("training FLOPs")
+    assert [row[at : at + 2] for row in table.rows] == [("100.0 %",) * 2, ("10.0 %", "20.0 %"), ("20.0 %", "40.0 %")]
+    assert " Training FLOPs: share of one dense run of 50 epochs." in table.caption
+    assert records[1].result["training_flops_ratio"] == 0.1  # what was recorded stays as it is
+
+
+def test_time_of_several_machines_has_no_mean(make: Make) -> None:
+    records = [make("rigl", 0.9, seed, {"peak_memory": 1e9}) for seed in range(2)]
+    for other in ({"threads": 1}, {"accelerator": "an invented one"}, {"processor": "another"}):
+        mixed = [records[0], replace(records[1], hardware=records[1].hardware | other)]
+        table = results(sections(mixed)[0])
+        row = dict(zip(table.header, table.rows[0], strict=True))
+        assert (row["seconds"], row["peak memory"], row["updates"]) == ("-", "-", "24")
+        assert "- where the runs of a row come from several machines." in table.caption
+    table = results(sections(records)[0])
+    assert dict(zip(table.header, table.rows[0], strict=True))["seconds"] == "12.2"
+    assert "several machines" not in table.caption
+
+
+def test_a_pair_of_two_lengths_has_both_in_its_name(make: Make) -> None:
+    records = [make("dst_ee", 0.9, seed, epochs=50) for seed in range(2)]
+    records += [admm_of(make("rigl", 0.9, seed, epochs=60)) for seed in range(2)]
+    table = differences(sections(records)[0])
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["dst_ee epochs=50 minus admm epochs=60"]
+    assert table.caption.endswith(" Pairs of two lengths set fewer epochs beside more of a method that begins dense.")
+
+
+def admm_of(record: Record) -> Record:
+    return replace(record, recipe=record.recipe | {"method": "admm"})
 
 
 @pytest.mark.parametrize(
@@ -100,7 +163,7 @@ def test_results_have_a_column_for_each_measure(measured: Make) -> None:
     assert table.header[:5] == ("method", "sparsity", "test AUC", "test hits@20", "active weights")
     assert table.rows[0][:4] == ("rigl", "90 %", "62.50 ± 17.68 (2)", "25.00 (1)")  # 25 / sqrt(2)
     assert table.caption.startswith(
-        "Test AUC in percent, test hits@20 in percent: mean ± standard deviation over seeds (their number). FLOPs: "
+        "Test AUC in percent, test hits@20 in percent: mean ± standard deviation over seeds (their number). Active "
     )
 
 

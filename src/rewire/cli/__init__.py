@@ -59,6 +59,7 @@ def train(command: Train, words: Sequence[str]) -> int:
     from rewire.assembly import folder_name, run_name
     from rewire.cli.table import train_table
     from rewire.comparison import RECORDS
+    from rewire.processes import Processes
     from rewire.progress import progress_of
     from rewire.report.page import page
 
@@ -66,9 +67,15 @@ def train(command: Train, words: Sequence[str]) -> int:
     recipes = [command.recipe]  # first, because what is wrong with it should be told before the baseline is trained
     if command.baseline and command.recipe.method != "dense":
         recipes.append(replace(command.recipe, method="dense"))
-    known = {}
-    if command.runtime.resume and records_path.exists():
-        known = {record.key(entry.recipe): entry for entry in record.read(records_path)}
+
+    def read() -> dict[str, Record]:
+        there = command.runtime.resume and records_path.exists()
+        return {record.key(entry.recipe): entry for entry in record.read(records_path)} if there else {}
+
+    with Processes.join("cpu") as processes:
+        known = processes.shared(read)
+    finished = [(recipe, known[key]) for recipe in recipes if (key := record.key(recipe.identity())) in known]
+    training.check_data(finished, command.runtime)
     writes = os.environ.get("RANK", "0") == "0"
     runtime = replace(command.runtime, time_limit=None)
     found: list[Record] = []
@@ -99,8 +106,9 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
     from rewire import comparison, record
 
     if isinstance(command, Published):
-        recipes = [point for seed in range(command.seeds) for point in PUBLISHED[command.table](seed)]
-        recipes = [replace(point, epochs=command.epochs or point.epochs) for point in recipes]
+        recipes = [point for seed in comparison.numbers(command.seeds) for point in PUBLISHED[command.table](seed)]
+        if command.epochs is not None:
+            recipes = [replace(point, epochs=command.epochs) for point in recipes]
     else:
         recipes = comparison.grid(
             command.recipe,
@@ -113,7 +121,7 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
     local = command.runtime.out / comparison.RECORDS
     known = record.read([*command.records, *([local] if local.exists() else [])])
     with _signals() as stop:
-        found, missing = comparison.compare(
+        found, missing, failures = comparison.compare(
             recipes, command.runtime, known=known, jobs=command.jobs, should_stop=stop, announce=_announce
         )
         reason = stop()
@@ -121,6 +129,10 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
         _show(found, command.runtime.out / "report.html")
     if missing:
         print(f"{missing} of {len(recipes)} runs are still missing. The same command goes on:\n  {_typed(words)}")
+    if failures:
+        runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
+        told = "".join(f"\n  {name}: {error}" for name, error in failures.items())
+        return _failure(f"{runs} of {len(recipes)} failed and will be tried again by the same command:{told}")
     return INTERRUPTED if reason else 0
 
 
@@ -165,7 +177,8 @@ def report(command: Report, words: Sequence[str]) -> int:
     # All pages are made before any is written.
     pages = {path: refresh(path.read_text(), records, command.benchmarks) for path in command.refresh}
     plots = {path.parent / name: plot for path, page in pages.items() for name, plot in images(page, records).items()}
-    _show(records, command.out)
+    first = command.runs[0]
+    _show(records, command.out or (first if first.is_dir() else first.parent) / "report.html")
     for kind, files in (("tables", pages), ("plot  ", plots)):
         for path, content in files.items():
             atomic_write(path, methodcaller("write", content.encode()))

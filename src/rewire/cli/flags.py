@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
 from rewire.recipe import Recipe, Runtime
 from rewire.recipes import RECIPES
 from rewire.recipes.published import PUBLISHED
+
+if TYPE_CHECKING:
+    Table = str
+else:
+    Table = Literal[tuple(PUBLISHED)]
 
 
 class RecipeFlags(Recipe):
@@ -63,8 +68,8 @@ class Compare:
 class Published:
     """Run what is missing of a published table, the cells that are worth most first, one seed after the other."""
 
-    table: str
-    """paper/cifar or paper/linkpred."""
+    table: Table
+    """The published table."""
     runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
     seeds: int = 3
     """Number of seeds, from 0 upward."""
@@ -96,8 +101,8 @@ class Report:
 
     runs: tuple[Path, ...]
     """Files of records, or folders with some."""
-    out: Path = Path("report.html")
-    """The page to write."""
+    out: Path | None = None
+    """The page to write; None writes report.html beside the first of the records."""
     refresh: tuple[Path, ...] = ()
     """Markdown pages in which to make the marked tables anew, such as README.md."""
     benchmarks: Path = Path("benchmarks/results")
@@ -112,9 +117,15 @@ def parsed(kind: type, command: str, words: Sequence[str]) -> Any:
         raise ImportError(
             'The command line needs tyro, which is not part of the bare library. Type: pip install "rewire[cli]"'
         ) from error
+    if kind is Compare and words and not words[0].startswith("-") and words[0] not in (*RECIPES, *PUBLISHED):
+        raise ValueError(
+            f'"{words[0]}" is no recipe and no published table. Use one of the recipes {", ".join(RECIPES)}, or of the '
+            f"tables {', '.join(PUBLISHED)}."
+        )
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
     if kind is Compare and words and words[0] in PUBLISHED:
-        found = tyro.cli(Published, prog=f"rewire {command}", args=words, config=settings)
+        asked = words[1:] if {"-h", "--help"} & {*words} else words  # tyro's help leaves out what is there already
+        found = tyro.cli(Published, prog=f"rewire {command}", args=asked, config=settings)
         runtime: dict[str, Any] = {"runtime": Runtime(**vars(found.runtime))}
         return replace(found, **runtime)
     if kind in (List, Report):

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from rewire.record import Record, measures_of
+from rewire.report.derived import noted
 from rewire.report.tables import NOTHING, Table, markdown, percent, size
 
 
 def train_table(records: Sequence[Record]) -> str:
-    """Returns one row a run, with a column for each measure."""
+    """Returns one row a run, with a column for each measure, and below them the notes of the runs."""
     rows, measures = [], measures_of(records)
     engines = any("layer_engine" in entry.curves for entry in records)
     for entry in records:
         result = entry.result
         rows.append(
             (
-                entry.recipe["method"],
+                entry.recipe["method"] + (" walks=all" if entry.recipe.get("walks") == "all" else ""),
                 *([_engine(entry)] if engines else []),
                 percent(result["sparsity"]),
                 *(NOTHING if (value := result.get(each.test)) is None else each.show(value) for each in measures),
@@ -35,7 +36,7 @@ def train_table(records: Sequence[Record]) -> str:
         "seconds",
     )
     header = ("method", *(["engine"] if engines else []), *columns)
-    return markdown(Table("", header, tuple(rows)))
+    return "\n\n".join(filter(None, (markdown(Table("", header, tuple(rows))), noted(records))))
 
 
 def _engine(entry: Record) -> str:

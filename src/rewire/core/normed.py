@@ -7,6 +7,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
+from torch import Tensor
 
 from rewire.core.score import Layer, Need, Score
 

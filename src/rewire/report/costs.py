@@ -31,7 +31,7 @@ class Cost:
     def unit(self, values: Sequence[float]) -> str:
         """Returns the unit that suits these values: the largest that is not above their middle on a log scale.
 
-        >>> COSTS[1].unit([2e3, 800e3]), COSTS[1].unit([2e3, 900e6])
+        >>> COSTS[2].unit([2e3, 800e3]), COSTS[2].unit([2e3, 900e6])
         ('kB', 'MB')
         """
         middle = math.sqrt(min(values) * max(values))
@@ -39,6 +39,12 @@ class Cost:
 
 
 COSTS: Final = (
+    Cost(
+        "parameters",
+        "parameters",
+        _COUNT,
+        "All that the model has, dense layers and embeddings included, without inactive weights.",
+    ),
     Cost("active_weights", "active weights", _COUNT, "Counted in the sparse layers."),
     Cost("bytes_on_disk", "size of the model file", _BYTES, "It holds the active weights and a bit for every place."),
     Cost(

@@ -81,6 +81,8 @@ def _headline_against(cost: Cost, section: Section) -> Figure | None:
     if len(set(paid)) < 2:
         return None
     headline, unit = section.headline, cost.unit(paid)
+    relative = cost.name == "training_flops_ratio" and section.reference
+    length = f" Dense training is one run of {section.reference} epochs." if relative else ""
     paid = [value / cost.units[unit] for value in paid]
     figure, (axes,) = canvas()
     looks = looks_of(section.labels)
@@ -107,7 +109,7 @@ def _headline_against(cost: Cost, section: Section) -> Figure | None:
             for value, group in zip(paid, groups, strict=True)
         )
         + ".",
-        f"Test {headline.words}{headline.remark} against {cost.words}. {cost.remark}",
+        f"Test {headline.words}{headline.remark} against {cost.words}. {cost.remark}{length}",
     )
 
 

@@ -62,7 +62,7 @@ def _settings(group: Group, section: Section) -> tuple[dict[str, Any], tuple[str
     card, recipe = METHODS.card(group.method), group.recipe
     own = {name: found.default for name, found in inspect.signature(card.make).parameters.items() if name != "every"}
     unsaid = section.equal | {"engine": "masked", "exclude": []}
-    unsaid |= {"structure": card.structure, "distribution": card.distribution}
+    unsaid |= {"structure": card.structure, "distribution": card.distribution, "walks": "train"}
     off: dict[str, Any] = {}
     others = list(recipe.get("options", []))
     for name, value in recipe.items():

@@ -14,7 +14,7 @@ from rewire.atomic import atomic_write
 from rewire.record import Record
 from rewire.report import dynamics, figures
 from rewire.report.sections import Section, sections, show
-from rewire.report.tables import Table, differences, engines, results
+from rewire.report.tables import Table, differences, engines, percent, results
 
 
 def page(records: Iterable[Record], path: str | os.PathLike[str], title: str = "Sparse training, measured") -> Path:
@@ -56,7 +56,7 @@ def html(records: Sequence[Record], title: str) -> str:
             _contents(found),
             "</header>",
             *(_section(section, place) for place, section in enumerate(found)),
-            _MASKED,
+            _masked(found),
             _origins(records),
             "</main>",
             "</body>",
@@ -69,7 +69,7 @@ def html(records: Sequence[Record], title: str) -> str:
 _MASKED = """<section>
 <h2 id="masked">What masked training does not save</h2>
 <aside>
-<p>These networks were trained in masked mode: an inactive weight is stored as a zero and multiplied like any other.</p>
+<p>{which} trained in masked mode: an inactive weight is stored as a zero and multiplied like any other.</p>
 <p><strong>Not saved: time and memory.</strong> A step does all that a dense step does, and masking on top, which
 weighs most on small networks: compare the column <em>seconds</em>. Weights, gradients and optimizer state take as much
 memory as a dense network's, and the masks come on top.</p>
@@ -79,6 +79,20 @@ memory as a dense network's, and the masks come on top.</p>
 time only in a runtime that skips zeros.</p>
 </aside>
 </section>"""
+
+
+def _masked(found: Sequence[Section]) -> str:
+    """Returns what masked training does not save, and which rows it is not about; nothing where none was masked."""
+    sparse = [(section, group) for section in found for group in section.groups if group.method != "dense"]
+    engine = [(section, group) for section, group in sparse if group.on_engine]
+    if len(engine) == len(sparse):
+        return ""
+    rows: dict[str, list[str]] = {}
+    for section, group in engine:
+        rows.setdefault(f"{group.label} ({_heading(section)})", []).append(percent(group.sparsity))
+    names = "; ".join(f"{row} at {', '.join(sparsities)}" for row, sparsities in rows.items())
+    which = f"These rows trained on the engine, with the active weights alone in the layers that it took: {names}. All"
+    return _MASKED.format(which=f"{escape(which)} other sparse networks were" if rows else "These networks were")
 
 
 def _scope(records: Sequence[Record], found: Sequence[Section]) -> str:
@@ -97,13 +111,9 @@ def _contents(found: Sequence[Section]) -> str:
 
 
 def _section(section: Section, place: int) -> str:
-    notes = dict.fromkeys(
-        str(record.result["note"]) for group in section.groups for record in group.records if record.result.get("note")
-    )
     compared = differences(section)
     parts = [
         f'<section>\n<h2 id="{_anchor(place)}">{escape(_heading(section))}</h2>',
-        *(f"<p>{escape(note)}</p>" for note in notes),
         _table(results(section), f"Results: {_heading(section)}"),
     ]
     if compared:

@@ -4,13 +4,27 @@ CIFAR: 160 epochs, batch 128, SGD with Nesterov momentum 0.9, learning rate 0.1,
 for 250 epochs too. The MLP at 99 %: the CHTs paper, whose epochs are not known. ImageNet: about 100 epochs, each paper
 with its own settings; Chase is no method here. The figures of DST-EE are as far as remembered, not checked word for
 word (`UNCHECKED`).
+
+What stands beside them as ours is of the runs that `rewire compare paper/cifar` and `paper/imagenet` make
+(`rewire.recipes.published`), and for longer runs of those with other epochs. Beside the CHTs paper's MLP stand runs of
+`cifar10_mlp_chts` with the method in place of its own and RigL's updates going on to the end, as `rewire compare` has
+it, on whichever engine: masked training and the engine are one algorithm. Nothing else of a recipe may differ but the
+seed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from typing import Any
 
-from rewire.report.sections import Group, Section
+from rewire.recipe import Recipe
+from rewire.recipes.cifar import cifar10_mlp_chts
+from rewire.recipes.published import paper_cifar, paper_imagenet
+from rewire.record import key
+from rewire.report.derived import noted
+from rewire.report.sections import Group, Section, explicit
 from rewire.report.tables import NOTHING, Table, cell, percent
 
 UNCHECKED = "dst_ee"
@@ -18,20 +32,25 @@ UNCHECKED = "dst_ee"
 
 @dataclass(frozen=True)
 class Setting:
-    """At which sparsities papers report a model, for how many epochs, and what they say of seeds, for the caption."""
+    """At which sparsities papers report a model, for how many epochs, and what they say of seeds, for the caption.
+
+    images: of the training set, for the caption; 0 says nothing. any_engine: whether ours may come from an engine.
+    """
 
     sparsities: tuple[float, ...]
     epochs: int
     seeds: str = ""
+    images: int = 0
+    any_engine: bool = False
 
 
-_CIFAR = Setting((0.9, 0.95, 0.98), 160, "of three seeds, ")
+_CIFAR = Setting((0.9, 0.95, 0.98), 160, "of three seeds, ", images=50_000)
 SETTINGS = {
     ("cifar10", "vgg19"): _CIFAR,
     ("cifar100", "vgg19"): _CIFAR,
     ("cifar10", "resnet50"): _CIFAR,
     ("cifar100", "resnet50"): _CIFAR,
-    ("cifar10", "mlp_chts"): Setting((0.99,), 100),
+    ("cifar10", "mlp_chts"): Setting((0.99,), 100, images=50_000, any_engine=True),
     ("imagenet", "resnet50_imagenet"): Setting((0.8, 0.9), 100),
 }
 
@@ -110,40 +129,89 @@ LONGER: dict[tuple[str, str], dict[str, tuple[int, tuple[float, ...]]]] = {
 }
 
 
-def beside_published(task: str, model: str, section: Section | None) -> Table:
-    """Returns the published figures cell by cell, each with ours where runs of full length are recorded.
+def wanted(task: str, model: str) -> list[Recipe]:
+    """Returns the recipes of our cells, longer runs included; those of seed 0."""
+    if (task, model) == ("cifar10", "mlp_chts"):
+        recipe = replace(cifar10_mlp_chts(), stop=1.0)
+        return [replace(recipe, method=method) for method in FIGURES[task, model]]
+    points = paper_imagenet(0) if task == "imagenet" else paper_cifar(0)
+    found = [point for point in points if (point.task, point.model) == (task, model)]
+    longer = LONGER.get((task, model), {})
+    return found + [replace(point, epochs=longer[point.method][0]) for point in found if point.method in longer]
 
-    section: of our runs of that task and model; None where there is none yet. Raises ValueError where no figures are
-    known.
+
+def beside_published(task: str, model: str, section: Section | None) -> Table:
+    """Returns the published figures cell by cell, each with ours where that very run is recorded.
+
+    Below them are our methods that the papers did not report. section: of our runs of that task and model; None where
+    there is none yet. Raises ValueError where no figures are known.
     """
     if (task, model) not in FIGURES:
         known = ", ".join(" ".join(place) for place in FIGURES)
         raise ValueError(f'The page wants published figures of "{task} {model}"; there are those of {known}.')
-    setting = SETTINGS[task, model]
-    found = {} if section is None else {_place(group): cell(group, section.headline) for group in section.groups}
+    setting, figures = SETTINGS[task, model], FIGURES[task, model]
+    recipes = wanted(task, model)
+    found = _ours(recipes, section.groups if section else (), setting)
     rows = []
-    for method, figures in FIGURES[task, model].items():
+
+    def row(name: str, method: str, epochs: int, published: Sequence[float] = ()) -> None:
         at = (0.0,) if method == "dense" else setting.sparsities
-        rows.append(_row(method, figures, [found.get((method, s, setting.epochs), NOTHING) for s in at]))
-    for method, (epochs, figures) in LONGER.get((task, model), {}).items():
-        ours = [found.get((method, sparsity, epochs), NOTHING) for sparsity in setting.sparsities]
-        rows.append(_row(f"{method}, {epochs} epochs", figures, ours))
+        places = [found.get((method, sparsity, epochs)) for sparsity in at]
+        ours = [cell(group, section.headline) if group and section else NOTHING for group in places]
+        texts = [f"{figure:.2f}" for figure in published] or [NOTHING] * len(at)
+        rows.append((name, *(text for pair in zip(texts, ours, strict=True) for text in pair)))
+
+    for method, reported in figures.items():
+        row(method, method, setting.epochs, reported)
+    for method, (epochs, reported) in LONGER.get((task, model), {}).items():
+        row(f"{method}, {epochs} epochs", method, epochs, reported)
+    for method in dict.fromkeys(recipe.method for recipe in recipes):
+        if method not in figures:
+            row(method, method, setting.epochs)
     header = ["method"]
     for sparsity in setting.sparsities:
         header += [f"{percent(sparsity)}, published", "ours"]
-    remembered = f" {UNCHECKED}'s published figures are as remembered, not checked word for word."
-    return Table(
+    caption = [
         f"Test accuracy in percent; published: {setting.seeds}dense in the first column of its row; ours: mean ± "
-        f"standard deviation over seeds (their number), {setting.epochs} epochs; {NOTHING}: not run yet."
-        + (remembered if UNCHECKED in FIGURES[task, model] else ""),
+        f"standard deviation over seeds (their number), {setting.epochs} epochs; {NOTHING}: not reported, or not run "
+        f"yet. Ours learn from {_learned(recipes[0], setting)} of the training images, without the validation split; "
+        "RigL updates to the end of the run (stop=1).",
+        "Ours are of any engine, of several the one with the most seeds." if setting.any_engine else "",
+        f"{UNCHECKED}'s published figures are as remembered, not checked word for word."
+        if UNCHECKED in figures
+        else "",
+        noted(record for group in found.values() for record in group.records),
+    ]
+    return Table(
+        " ".join(filter(None, caption)),
         tuple(header),
-        tuple((*row, *[""] * (len(header) - len(row))) for row in rows),
+        tuple((*line, *[""] * (len(header) - len(line))) for line in rows),
     )
 
 
-def _place(group: Group) -> tuple[str, float, int | None]:
-    return group.method, group.sparsity, group.recipe.get("epochs")
+def _ours(recipes: Sequence[Recipe], groups: Sequence[Group], setting: Setting) -> dict[tuple[str, float, int], Group]:
+    """Returns the groups that are runs of these recipes, by method, sparsity and epochs; of several the largest."""
+    free = {"seed", "engine"} if setting.any_engine else {"seed"}
+    places = {}
+    for recipe in recipes:
+        sparsity = 0.0 if recipe.method == "dense" else float(recipe.sparsity)
+        places[_key(recipe.identity(), free)] = (recipe.method, sparsity, recipe.epochs)
+    found: dict[tuple[str, float, int], Group] = {}
+    for group in groups:
+        place = places.get(_key(group.recipe, free))
+        if place and len(group.records) > len(found[place].records if place in found else ()):
+            found[place] = group
+    return found
 
 
-def _row(name: str, figures: tuple[float, ...], ours: list[str]) -> tuple[str, ...]:
-    return name, *(text for pair in zip((f"{figure:.2f}" for figure in figures), ours, strict=True) for text in pair)
+def _key(recipe: Mapping[str, Any], free: set[str]) -> str:
+    """Returns what is equal for runs that differ in what is free alone, whatever fields recipes had when they ran."""
+    with suppress(TypeError, ValueError):  # it is from a newer version, whose settings this one cannot judge
+        recipe = Recipe.of(recipe).identity()
+    return key({name: value for name, value in explicit(recipe).items() if name not in free})
+
+
+def _learned(recipe: Recipe, setting: Setting) -> str:
+    share = percent(1 - recipe.validation)
+    count = setting.images - round(recipe.validation * setting.images)
+    return f"{share} ({count:,} of {setting.images:,})" if setting.images else share

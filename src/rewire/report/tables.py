@@ -13,6 +13,8 @@ from rewire.report.statistics import LEVEL, Difference, Summary, interval
 NOTHING: Final = "-"
 """Stands in a cell for which the runs recorded nothing."""
 
+_LENGTHS: Final = " Pairs of two lengths set fewer epochs beside more of a method that begins dense."
+
 
 @final
 @dataclass(frozen=True)
@@ -31,12 +33,13 @@ def results(section: Section) -> Table:
     What records of earlier versions lack, memory and energy, has a column where a run recorded it.
     """
     forms = {"peak_memory": size, "cpu_energy_kwh": energy, "gpu_energy_kwh": energy}
-    costs = [cost for cost in COSTS if cost.name in forms and any(group.summary(cost.name) for group in section.groups)]
+    costs = [cost for cost in COSTS if cost.name in forms and any(group.by_seed(cost.name) for group in section.groups)]
     columns: dict[str, Callable[[Group], str]] = {
         "method": lambda group: group.label,
         "sparsity": lambda group: percent(group.sparsity),
         **{f"test {measure.words}": partial(cell, measure=measure) for measure in section.measures},
         "active weights": lambda group: _mean(group, "active_weights", "{:,.0f}".format),
+        "parameters": lambda group: _mean(group, "parameters", "{:,.0f}".format),
         "size on disk": lambda group: _mean(group, "bytes_on_disk", size),
         "training FLOPs": lambda group: _mean(group, "training_flops_ratio", _one_decimal),
         "training FLOPs as published": lambda group: _mean(group, "training_flops_ratio_published", _one_decimal),
@@ -47,15 +50,22 @@ def results(section: Section) -> Table:
         "explored": lambda group: _mean(group, "exploration", "{:.3f}".format),
     }
     unsaid = (
-        f" {method} alone stands for {', '.join(f'{name}={show(value)}' for name, value in settings.items())}."
+        f" Where it names no other, {method} has "
+        + ", ".join(f"{name}={show(value)}" for name, value in settings.items())
+        + "."
         for method, settings in section.unsaid.items()
     )
     return Table(
-        _over_seeds(section.measures) + " FLOPs: share of the dense network's, on paper; as published: by the papers' "
-        "formula, where an update takes the place of a step. Explored: share of the sparse layers' weights that were "
-        "active at least once."
+        _over_seeds(section.measures)
+        + " Active weights: of the sparse layers; parameters: of the whole model, without "
+        "the inactive ones. FLOPs: share of the dense network's, on paper; as published: by the papers' formula, where "
+        "an update takes the place of a step."
+        + (f" Training FLOPs: share of one dense run of {section.reference} epochs." if section.reference else "")
+        + " Explored: share of the sparse layers' weights that were active at least once."
         + "".join(f" {cost.words.capitalize()}: {cost.remark[0].lower()}{cost.remark[1:]}" for cost in costs)
-        + "".join(unsaid),
+        + _several_machines(section.groups)
+        + "".join(unsaid)
+        + _and(section.notes),
         tuple(columns),
         tuple(tuple(column(group) for column in columns.values()) for group in section.groups),
     )
@@ -67,7 +77,7 @@ def headlines(section: Section) -> Table:
     found = {(group.label, group.sparsity): cell(group, section.headline) for group in section.groups}
     dense = [label for label in section.labels if label == "dense"]
     return Table(
-        _over_seeds([section.headline]),
+        _over_seeds([section.headline]) + _and(section.notes),
         ("method", *("dense" if column == 0 else percent(column) for column in columns)),
         tuple(
             (label, *(found.get((label, column), NOTHING) for column in columns))
@@ -83,10 +93,12 @@ def differences(section: Section) -> Table | None:
         return None
     headline = section.headline
     tested = sum(comparison.p is not None for comparison in comparisons)
+    lengths = [{pair.recipe.get("epochs") for pair in (each.flagship, each.other)} for each in comparisons]
     return Table(
         f"Differences in test {headline.words}{headline.remark}, run by run on the same seeds{_in(headline.points)}: "
         "mean ± standard deviation. Paired t-test, two-sided; p after Holm is corrected for the number of tests in "
-        f"this table, {tested}. A difference counts as shown where it is below {LEVEL:g}.",
+        f"this table, {tested}. A difference counts as shown where it is below {LEVEL:g}."
+        + (_LENGTHS if any(len(found) > 1 for found in lengths) else ""),
         ("comparison", "sparsity", "difference", "seeds", "p", "p after Holm", "reading"),
         tuple(
             (
@@ -122,7 +134,8 @@ def engines(section: Section) -> Table | None:
     return Table(
         f"Test {headline.quantity} of masked training and of the same on the engine: mean ± standard deviation over "
         f"seeds (their number); difference: engine minus masked on the same seeds{_in(headline.points)}, with the "
-        "interval of its mean by Student's t. Seconds: of a whole run, validation included.",
+        "interval of its mean by Student's t. Seconds: of a whole run, validation included."
+        + _several_machines([group for masked, other, _ in pairs for group in (masked, other)]),
         tuple(columns),
         tuple(tuple(column(*pair) for column in columns.values()) for pair in pairs),
     )
@@ -222,6 +235,17 @@ def _over_seeds(measures: Sequence[Measure]) -> str:
     """Returns the caption of columns that hold these measures."""
     words = ", ".join(f"test {measure.quantity}" for measure in measures)
     return f"T{words[1:]}: mean ± standard deviation over seeds (their number)."
+
+
+def _several_machines(groups: Sequence[Group]) -> str:
+    """Returns why cells of time, memory and energy are empty, where runs of one group come from several machines."""
+    if all(group.one_machine for group in groups):
+        return ""
+    return f" Time, memory and energy: {NOTHING} where the runs of a row come from several machines."
+
+
+def _and(sentence: str) -> str:
+    return f" {sentence}" if sentence else ""
 
 
 def _in(unit: str) -> str:
