@@ -219,5 +219,8 @@ def test_pages_ask_for_both(make: Make) -> None:
     assert "| setting | digits, mlp, 98 % | cifar, mlp, 95 % | cora, mlp, 90 % |" in found
     assert "-->\nNo runs at all of these places yet.\n" in found
     assert "| option " in refresh(page, made + runs(make, 0.6, c=1.0, scale="layer"))
-    with pytest.raises(ValueError, match=r'says 3 words after "choice", which takes 9'):
-        refresh("<!-- table: choice digits mlp 98 -->\n<!-- end of table -->", made)
+    alone = refresh("<!-- table: choice digits mlp 98 -->\n<!-- end of table -->", made)
+    assert "| setting | digits, mlp, 98 % |" in alone
+    for words in ("digits mlp", "digits mlp 98 cifar"):
+        with pytest.raises(ValueError, match=rf'says {len(words.split())} words after "choice", which takes 3'):
+            refresh(f"<!-- table: choice {words} -->\n<!-- end of table -->", made)

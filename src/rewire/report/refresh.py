@@ -8,7 +8,7 @@ A page marks the place of a table, and everything up to the end mark is replaced
 The words are the kind (accuracy, results, differences, engines, or published: figures of papers beside ours), the
 task and the model; accuracy is the headline measure, whatever the task is measured by. `methods` stands for the list of
 all methods, and `method <name>` for what was measured of one. `exploration <task> <model> <percent>` is a sweep of
-DST-EE's c; `choice` and `options`, with three such places, are what validation chooses and how that does on test sets.
+DST-EE's c; `choice` and `options`, with such places, are what validation chooses and how that does on test sets.
 The CPU engine's times come from the CSV files of its benchmarks: `engine <network> <budget>`, "all" for every one, and
 `linear <size> <layer or step>`. The rows of any other benchmark come from its CSV files whole, and its mark names the
 columns to show:
@@ -52,7 +52,7 @@ WORDS = {
     "method": 1,
     "methods": 0,
     "exploration": 3,
-    **dict.fromkeys(STUDIES, 9),
+    **dict.fromkeys(STUDIES, 3),  # for each place
 }  # after the kind
 END = "<!-- end of table -->"
 PLACE = re.compile(rf"<!-- table: (\w+)([\w -]*) -->\n.*?{END}", re.DOTALL)
@@ -81,7 +81,8 @@ def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("bench
         kind, words = match[1], match[2].split()
         if kind not in WORDS:
             raise ValueError(f'"<!-- table: {kind} ..." is unknown. Use one of {", ".join(WORDS)}.')
-        if len(words) != WORDS[kind]:
+        places = max(1, len(words) // 3) if kind in STUDIES else 1
+        if len(words) != WORDS[kind] * places:
             raise ValueError(
                 f'"{match[0].splitlines()[0]}" says {len(words)} words after "{kind}", which takes {WORDS[kind]}. Use '
                 "for example accuracy digits mlp, method rigl, or methods."
@@ -93,8 +94,8 @@ def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("bench
         if kind == "exploration":
             return _written(match, exploration.sweep(at(*words[:2]), _share(words[2])), "No run yet.")
         if kind in STUDIES:
-            places = [(at(*words[i : i + 2]), _share(words[i + 2])) for i in range(0, len(words), 3)]
-            return _written(match, STUDIES[kind](places), "No runs at all of these places yet.")
+            asked = [(at(*words[i : i + 2]), _share(words[i + 2])) for i in range(0, len(words), 3)]
+            return _written(match, STUDIES[kind](asked), "No runs at all of these places yet.")
         task, model = words
         if kind == "published":
             return _written(match, beside_published(task, model, by_place.get((task, model))), "")
