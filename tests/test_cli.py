@@ -164,7 +164,7 @@ def test_compare_prints_tables_and_resumes(tmp_path: Path, capsys: pytest.Captur
         (["trian"], '"trian" is no command of rewire. Use one of train, compare, plan, list, report.'),
         (["train", "digits", "--sparsity", "1.5"], "sparsity=1.5 is outside [0, 1)"),
         (["train", "digits", "--method", "adam"], 'method="adam" is unknown. Use one of dense, static'),
-        (["train", "digits", "--model", "vit"], "Unknown model 'vit'. Known: mlp, cnn"),
+        (["train", "digits", "--model", "vit"], "Unknown model 'vit'. Known: mlp, mlp_chts, cnn"),
         (["train", "digits", "--every", "5000"], "would never update"),
         (["train", "digits", "--time-limit", "soon"], 'time_limit="soon" is not a duration'),
         (["train", "digits", "--device", "tpu"], 'device="tpu" cannot be used here'),

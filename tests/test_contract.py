@@ -387,7 +387,7 @@ def test_a_method_prints_without_an_address_and_reads_back_equal(method: str) ->
 
 
 def _words() -> dict[str, object]:
-    modules = ("acquisition", "budget", "groups", "method", "reservoir", "schedule", "score", "share", "sign")
+    modules = ("acquisition", "budget", "groups", "method", "normed", "reservoir", "schedule", "score", "share", "sign")
     ours = [importlib.import_module(f"rewire.core.{name}") for name in (*modules, "structure", "topological")]
     ours.append(importlib.import_module("rewire.pruning"))
     ours.append(importlib.import_module("rewire.methods.dense_to_sparse"))
