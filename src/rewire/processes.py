@@ -87,8 +87,8 @@ def checked_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(1, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = str(error).split("\n")[0]
+    except (RuntimeError, AssertionError) as error:  # both are torch's, by device and build
+        reason = str(error).split("\n")[0].split(". ")[0]  # torch goes on with all that it was not built for
         raise ValueError(
             f'device="{name}" cannot be used here ({reason}). Use cpu, or install a PyTorch built for that device.'
         ) from error
