@@ -99,7 +99,8 @@ def train(
             saved = None
             run.memory.watch()  # from when what was loaded is freed
         progress.begin(run)
-        for line in (*engine_lines(recipe, run.sparsifier, run.choices), *run.energy.begin()):
+        lines = engine_lines(recipe, run.sparsifier, run.choices)
+        for line in (*lines, *assembly.precision_lines(recipe, run.sparsifier, run.device), *run.energy.begin()):
             progress.warn(line)
         try:
             run.train(progress, should_stop)
