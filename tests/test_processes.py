@@ -1,6 +1,7 @@
 """Several processes: each on its own device, of one mind, and without a disk that all of them see."""
 
 import multiprocessing
+import time
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def test_a_process_takes_its_gpu_before_it_joins(
     monkeypatch.setenv("LOCAL_RANK", "1")
     monkeypatch.setattr(processes, "checked_device", torch.device)
     monkeypatch.setattr(torch.cuda, "set_device", lambda found: heard.append(("set_device", str(found))))
-    monkeypatch.setattr(distributed, "init_process_group", lambda backend: heard.append(("init", backend)))
+    monkeypatch.setattr(processes, "_meet", lambda backend: heard.append(("init", backend)))
     monkeypatch.setattr(distributed, "destroy_process_group", lambda: heard.append(("destroy",)))
     monkeypatch.setattr(distributed, "get_rank", lambda: 1)
     with Processes.join(device) as joined:
@@ -75,3 +76,26 @@ def test_what_the_first_process_reads_is_known_to_all(tmp_path: Path) -> None:
     assert [process.exitcode for process in both] == [0, 0]
     assert (tmp_path / "0" / "file").exists()
     assert not (tmp_path / "1" / "file").exists()
+
+
+def _meets_twice(rank: int, port: int) -> None:
+    """As under torchrun, whose store outlives the meetings; the first process is late for the second one."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+            patch.setenv(name, str(value))
+        patch.setenv("TORCHELASTIC_USE_AGENT_STORE", "True")
+        for meeting in range(2):
+            time.sleep(meeting * (1 - rank))
+            with Processes.join("cpu") as joined:
+                assert joined.shared(lambda meeting=meeting: meeting) == meeting  # type: ignore[misc]
+
+
+def test_processes_that_meet_again_do_not_look_for_each_other_where_they_were() -> None:
+    store = distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    context = multiprocessing.get_context("fork")
+    both = [context.Process(target=_meets_twice, args=(rank, store.port), daemon=True) for rank in (0, 1)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join(60)
+    assert [process.exitcode for process in both] == [0, 0]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -42,7 +43,7 @@ class Processes:
         if found.type == "cuda":
             torch.cuda.set_device(found)  # else what NCCL needs is on the first one, in every process
         # Python objects travel over the CPU where one of the backends is for it, so that no question waits for the GPU.
-        distributed.init_process_group("cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo")
+        _meet("cpu:gloo,cuda:nccl" if found.type == "cuda" else "gloo")
         try:
             yield Processes(distributed.get_rank(), count, found)
         finally:
@@ -80,6 +81,19 @@ class Processes:
         if found[1] is not None:
             raise found[1]
         return found[0]  # type: ignore[no-any-return]
+
+
+_meetings = itertools.count()  # every process counts the same ones
+
+
+def _meet(backend: str) -> None:
+    """Joins the others in a part of torchrun's store that no earlier meeting has used.
+
+    Otherwise a process that is early would find the address at which another one listened the last time.
+    """
+    store, rank, count = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    store = distributed.PrefixStore(f"meeting{next(_meetings)}", store)  # type: ignore[attr-defined]
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
 
 
 def checked_device(name: str) -> torch.device:

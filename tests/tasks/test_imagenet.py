@@ -211,13 +211,10 @@ WORDS = (
 
 @contextmanager
 def torchrun(data: Path, out: Path, *more: str) -> Iterator[subprocess.Popen[str]]:
-    """Two processes of `rewire train`, each with others that decode for it; they end with the block.
-
-    On a busy machine gloo sometimes does not connect the two (connectFullMesh failed); torchrun then starts both anew.
-    """
-    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=2")
+    """Two processes of `rewire train`, each with others that decode for it; they end with the block."""
+    launch = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "rewire.cli")
     process = subprocess.Popen(
-        [*launch, "-m", "rewire.cli", *WORDS, "--data", str(data), "--out", str(out), *more],
+        [*launch, *WORDS, "--data", str(data), "--out", str(out), *more],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
