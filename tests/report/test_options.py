@@ -107,6 +107,21 @@ def test_an_option_that_an_engine_has_not_stands_beside_masked_runs(make: Make) 
     assert options(places(engine + masked[15:])) is None
 
 
+def test_precision_sets_masked_runs_apart_and_not_those_of_an_engine(make: Make) -> None:
+    """An engine computes in float32, whatever a recipe says of bf16; so masked runs in float32 stand beside it."""
+    engine = [record for c in (0.0, 0.1) for record in runs(make, 0.6, c=c, engine="cpu", bf16=True)]
+    window = runs(make, 0.5, 0.85, flops=0.12, c=0.0, options=["window=4"], bf16=False)
+    float32 = runs(make, 0.1, 0.84, flops=0.12, c=0.0, every=26, bf16=False)
+    bf16 = runs(make, 0.1, 0.8, flops=0.12, c=0.0, every=26, bf16=True)
+    names = [row[0] for row in table(choice, engine + window + float32 + bf16)]
+    assert names == ["c=0", "c=0.1", "c=0 window=4 engine=masked"]
+    pair = ("c=0 window=4 engine=masked", "c=0 every=26 engine=masked")
+    assert [row[:2] for row in table(options, engine + window + float32 + bf16)] == [pair] * 3
+    assert options(places(engine + window + bf16)) is None
+    found = {each.name for each in settings(*places(engine + bf16)[0])}
+    assert found == {"c=0", "c=0.1", "c=0 every=26 engine=masked bf16=true"}
+
+
 def test_of_equals_the_smallest_c_is_the_best(make: Make) -> None:
     made = runs(make, 0.9, c=0.1) + runs(make, 0.9, c=0.0)
     assert [(row[0], row[-1]) for row in table(choice, made)] == [("c=0", "the formula"), ("c=0.1", "")]

@@ -2,7 +2,8 @@
 
 A *setting* is one value of each, at one task, model and sparsity. Settings that are compared differ in nothing else,
 but for the interval of updates where runs are made to cost as much as others. An option that only masked training has
-stands beside masked runs, where all others are an engine's.
+stands beside masked runs, where all others are an engine's. What a recipe says of bfloat16 counts where it is masked,
+because an engine computes in float32.
 """
 
 from collections import Counter
@@ -22,7 +23,7 @@ FORMULA: Final[Mapping[str, Any]] = {"scale": "none", "signed": False, "regrow":
 _Name = TypeVar("_Name")
 
 _FREE: Final = (  # what settings may differ in
-    *("seed", "sparsity", "c", "every", "options", "structure", "engine"),
+    *("seed", "sparsity", "c", "every", "options", "structure", "engine", "bf16"),
     *FORMULA,
 )
 
@@ -33,7 +34,7 @@ class Setting:
     """Runs of DST-EE, one a seed, and what sets them apart.
 
     c: None where the options leave it unread. structure, options: in words, none for unstructured runs of the printed
-    formula. interval: of updates, and engine: None where it is that of most settings.
+    formula. interval: of updates, and engine, with its precision: None where it is that of most settings.
     """
 
     group: Group
@@ -77,7 +78,7 @@ def settings(section: Section, sparsity: float) -> list[Setting]:
     for structure, rests in alike.items():
         groups = max(rests.values(), key=len)
         every, _ = Counter(group.recipe["every"] for group in groups).most_common(1)[0]
-        engine, _ = Counter(group.recipe["engine"] for group in groups).most_common(1)[0]
+        engine, _ = Counter(map(_engine, groups)).most_common(1)[0]
         words = () if structure == "unstructured" else (f"structure={structure}",)
         found += [_setting(group, words, every, engine) for group in groups]
     return sorted(found, key=lambda s: (s.structure, s.options, s.interval or 0, s.engine or "", s.c or 0.0))
@@ -117,7 +118,13 @@ def _setting(group: Group, structure: tuple[str, ...], every: int, engine: str) 
     options = (*off, *recipe.get("options", []))
     c = None if "acquisition=epsilon" in options else float(recipe["c"])
     interval = None if recipe["every"] == every else recipe["every"]
-    return Setting(group, c, structure, options, interval, None if recipe["engine"] == engine else recipe["engine"])
+    return Setting(group, c, structure, options, interval, None if _engine(group) == engine else _engine(group))
+
+
+def _engine(group: Group) -> str:
+    """Returns the engine, and that masked runs compute in bfloat16 where they do."""
+    engine, bf16 = str(group.recipe["engine"]), group.recipe.get("bf16")
+    return f"{engine} bf16=true" if bf16 and engine == "masked" else engine
 
 
 def _number(text: str) -> bool:
