@@ -20,7 +20,7 @@ KERNELS = src/rewire/engine/kernels
 export PIP_CONSTRAINT = constraints.txt
 export PIP_BUILD_CONSTRAINT = constraints.txt
 
-.PHONY: demo test test-slow sanitize format clean help
+.PHONY: demo test test-slow pages sanitize format clean help
 .DEFAULT_GOAL = help
 
 demo: $(INSTALLED)  ## train a network at 95 % sparsity on real images (digits), dense beside it; ends with a report
@@ -50,6 +50,11 @@ sanitize: $(INSTALLED)  ## the kernels under AddressSanitizer, UBSan and ThreadS
 	cmake --build build/thread --parallel 2
 	REWIRE_KERNELS=build/thread TSAN_OPTIONS="ignore_noninstrumented_modules=1 halt_on_error=1" \
 		setarch -R env $(call PRELOAD,tsan) $(KERNEL_TESTS)
+
+# The page of results comes last, because both write results/report.html.
+pages: $(INSTALLED)  ## make every table and plot of README and docs anew, and results/report.html, from the records
+	$(BIN)/rewire report results/ studies/ --refresh docs/exploration.md
+	$(BIN)/rewire report results/ --refresh README.md docs/engine.md docs/methods.md docs/results.md
 
 format: $(INSTALLED)  ## put the code in its format
 	$(BIN)/ruff format .

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -135,37 +134,3 @@ def test_a_plan_counts_the_vectors_of_nodes_in_the_model_and_says_so(folder: Pat
     assert "the word2vec vectors of the 60 nodes are part of the model, dense, counted in size" in result["note"]
     assert 0 < result["bytes_on_disk"] - found.bytes < 8192  # the header
     assert result["model_weights"] == found.model_weights
-
-
-@pytest.mark.parametrize(
-    ("changes", "capability", "said"),
-    [
-        ({"bf16": True}, "AVX2", True),
-        ({"bf16": True}, "AVX512", False),
-        ({"bf16": False}, "AVX2", False),
-        ({"bf16": True, "method": "dense"}, "AVX2", True),
-    ],
-)
-def test_bf16_on_a_processor_that_is_slow_at_it_is_said(
-    changes: dict[str, object], capability: str, said: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
-    heard: list[str] = []
-
-    class Hears(Progress):
-        def warn(self, line: str) -> None:
-            heard.append(line)
-
-    train(replace(TINY, **changes), Runtime(), folder=tmp_path, progress=Hears())  # type: ignore[arg-type]
-    found = [line for line in heard if line.startswith("bf16 is slow on this processor, which has no AVX-512")]
-    assert len(found) == said
-    assert all("--no-bf16" in line for line in found)
-
-
-def test_the_engine_computes_in_float32_whatever_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
-    recipe, cpu = replace(TINY, bf16=True), torch.device("cpu")
-    run_by = SimpleNamespace(engines={"fc1.weight": "cpu", "fc2.weight": "cpu"})
-    assert assembly.precision_lines(recipe, run_by, cpu) == []  # type: ignore[arg-type]
-    run_by.engines["fc2.weight"] = "masked: no kernels"
-    assert len(assembly.precision_lines(recipe, run_by, cpu)) == 1  # type: ignore[arg-type]

@@ -260,6 +260,19 @@ def test_the_help_of_a_published_table_names_all_of_them(capsys: pytest.CaptureF
     assert all(name in "".join(out.replace("│", " ").split()) for name in PUBLISHED)
 
 
+def test_a_published_table_may_be_compiled(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Recipe] = []
+    monkeypatch.setattr(
+        "rewire.comparison.compare", lambda recipes, *rest, **more: (asked.extend(recipes), ([], 0, []))[1]
+    )
+    for flags in ([], ["--compile"]):
+        asked.clear()
+        assert run(capsys, "compare", "paper/cifar", "--seeds", "1", "--out", str(tmp_path), *flags)[0] == 0
+        assert {recipe.compile for recipe in asked} == {bool(flags)}
+
+
 def test_a_report_lies_beside_its_records(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     entry = record.Record(Recipe(method="dense").identity(), "", {}, {}, {}, {"test_accuracy": 0.5})
     record.append(tmp_path / "runs" / "here" / "records.jsonl", entry)

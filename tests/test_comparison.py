@@ -232,8 +232,8 @@ def test_a_run_that_diverges_does_not_keep_the_others_from_running(jobs: int, tm
     found, missing, failures = compare(points, Runtime(out=tmp_path), jobs=jobs, announce=said.append)
     assert ([entry.recipe["lr"] for entry in found], missing) == ([0.1, 0.1], 0)
     names = [f"digits-mlp-{method}-0.9-seed0 lr=1e+09" for method in ("static", "set")]
-    assert sorted(failures) == sorted(names)
-    assert "the run diverged. Lower the learning rate" in str(failures[names[0]])
+    assert sorted(name for name, _ in failures) == sorted(names)
+    assert "the run diverged. Lower the learning rate" in str(failures[0][1])
     assert sum(f"{names[0]} failed: The training loss is" in line for line in said) == 1
     assert record.read(tmp_path / RECORDS) == found
     assert not list((tmp_path / "unfinished").iterdir()), "a checkpoint of a diverged run would diverge again"
@@ -256,13 +256,13 @@ def test_records_of_other_data_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"digits-mlp-dense-seed0 is of a run on other data: .* is another, and"):
         compare(points, Runtime(out=tmp_path), known=others, announce=silent)
     before = [replace(known[0], result={k: v for k, v in known[0].result.items() if k != "data"})]
-    assert compare(points, Runtime(out=tmp_path), known=before, announce=silent) == (before, 0, {})
+    assert compare(points, Runtime(out=tmp_path), known=before, announce=silent) == (before, 0, [])
 
 
 def test_data_that_is_not_here_is_no_other_data(tmp_path: Path) -> None:
     """A finished comparison is shown on a machine without its data, unless data is named."""
     points = [replace(TINY, task="linkpred-USAir", method="dense")]
     entry = record.Record(points[0].identity(), "", {}, {}, {}, {"test_accuracy": 0.5, "data": "somewhere"})
-    assert compare(points, Runtime(out=tmp_path), known=[entry], announce=silent) == ([entry], 0, {})
+    assert compare(points, Runtime(out=tmp_path), known=[entry], announce=silent) == ([entry], 0, [])
     with pytest.raises(FileNotFoundError, match="There is no graph USAir"):
         compare(points, Runtime(out=tmp_path, data=tmp_path), known=[entry], announce=silent)

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +16,7 @@ import rewire
 from rewire import assembly, checkpoint, comparison, record
 from rewire.cli import main
 from rewire.engine import choice, library
-from rewire.engines import engine_lines
+from rewire.engines import engine_lines, precision_lines
 from rewire.planning import plan, text
 from rewire.recipe import Recipe, Runtime
 from rewire.report.sections import compare, engine_pairs, sections
@@ -292,3 +293,43 @@ def test_warnings_come_without_the_line_that_gave_them(tmp_path: Path) -> None:
     assert run.stderr.startswith(f"rewire: warning: There are no kernels of rewire in {tmp_path}. Sparse layers run ")
     assert len(run.stderr.splitlines()) == 1
     assert "inactive weights are stored zeros" in run.stdout
+
+
+# ---- precision
+
+
+PLAIN = Recipe(hidden=(32,), epochs=1, batch_size=64, every=10, lr=0.02)  # masked
+
+
+@pytest.mark.parametrize(
+    ("changes", "capability", "said"),
+    [
+        ({"bf16": True}, "AVX2", True),
+        ({"bf16": True}, "AVX512", False),
+        ({"bf16": False}, "AVX2", False),
+        ({"bf16": True, "method": "dense"}, "AVX2", True),
+    ],
+)
+def test_bf16_on_a_processor_that_is_slow_at_it_is_said(
+    changes: dict[str, object], capability: str, said: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    heard: list[str] = []
+
+    class Hears(Progress):
+        def warn(self, line: str) -> None:
+            heard.append(line)
+
+    train(replace(PLAIN, **changes), Runtime(), folder=tmp_path, progress=Hears())  # type: ignore[arg-type]
+    found = [line for line in heard if line.startswith("bf16 is slow on this processor, which has no AVX-512")]
+    assert len(found) == said
+    assert all("--no-bf16" in line for line in found)
+
+
+def test_the_engine_computes_in_float32_whatever_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: "AVX2")
+    recipe, cpu = replace(PLAIN, bf16=True), torch.device("cpu")
+    run_by = SimpleNamespace(engines={"fc1.weight": "cpu", "fc2.weight": "cpu"})
+    assert precision_lines(recipe, run_by, cpu) == []  # type: ignore[arg-type]
+    run_by.engines["fc2.weight"] = "masked: no kernels"
+    assert len(precision_lines(recipe, run_by, cpu)) == 1  # type: ignore[arg-type]

@@ -192,6 +192,11 @@ def test_the_density_of_a_soft_bound_by_hand() -> None:
     )
 
 
+def test_ac_dc_ends_at_a_share_that_floating_point_does_not_hold() -> None:
+    """0.7 * 90 is 62.99... in floating point, and the last switch is after step 63."""
+    assert rewire.ac_dc(90, every=21, end=0.7).due.until == 63
+
+
 def test_the_density_of_ac_dc_by_hand() -> None:
     """Dense for steps 1 and 3, 4 of 12 and 2 of 6 after that for 2 and 4."""
     run = Run(rewire.ac_dc(4, every=1), WEIGHTS, sparsity=2 / 3, distribution="uniform")

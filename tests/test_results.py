@@ -10,12 +10,11 @@ import pytest
 
 from rewire import METHODS, ConstantDensity, Method, record
 from rewire.record import Record
-from rewire.report.refresh import BENCHMARK, PLACE, images, refresh
+from rewire.report.refresh import BENCHMARK, PLACE, folders, images, refresh
 
 ROOT = Path(__file__).parents[1]
 RESULTS = [ROOT / "results"]
 STUDIES = [*RESULTS, *ROOT.glob("studies")]  # studies vary what the tables of results would have to name in every row
-FOLDERS = {"exploration.md": STUDIES}
 PAGES = [
     page
     for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")))
@@ -26,14 +25,15 @@ PAGES = [
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_the_tables_of_a_page_come_from_the_records(page: Path) -> None:
     text = page.read_text()
-    folders = " ".join(f"{folder.name}/" for folder in FOLDERS.get(page.name, RESULTS))
     assert refresh(text, records_of(page), ROOT / "benchmarks" / "results") == text, (
-        f"{page.name} and {folders} disagree. Type: rewire report {folders} --refresh {page.relative_to(ROOT)}"
+        f"{page.name} and its records disagree. Type: make pages"
     )
 
 
 def records_of(page: Path) -> list[Record]:
-    return read(*FOLDERS.get(page.name, RESULTS))
+    named = folders(page.read_text())
+    assert named, f"{page.name} does not say of which folders its records are"
+    return read(*(ROOT / name for name in named))
 
 
 @cache

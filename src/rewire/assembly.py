@@ -259,21 +259,6 @@ def autocast(recipe: Recipe, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=recipe.bf16)
 
 
-def precision_lines(recipe: Recipe, sparsifier: Sparsifier | None, device: torch.device) -> list[str]:
-    """Returns a warning where bfloat16 makes a run slower: torch's CPU kernels for it need AVX-512 on x86.
-
-    Without, products in bfloat16 take a slow path, many times slower than those in float32.
-    """
-    if not recipe.bf16 or device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
-        return []
-    if sparsifier is not None and all(words == "cpu" for words in sparsifier.engines.values()):
-        return []  # the engine computes in float32, and says so
-    return [
-        "bf16 is slow on this processor, which has no AVX-512: float32 may be many times faster. Give --no-bf16, or "
-        "--engine cpu where the model is sparse."
-    ]
-
-
 def compiled(model: nn.Module, device: torch.device, *, alone: bool = True) -> nn.Module:
     """Returns the model compiled; on a GPU its forward and its backward pass are one CUDA graph each.
 

@@ -65,7 +65,7 @@ def check_data(path: Path, there: str, here: str) -> None:
     if there and here and there != here:
         raise ValueError(
             f"{path} is of a run on other data: the fingerprint of its data is {there}, and that of the data here is "
-            f"{here}. Give the --data of that run, or leave out --resume to start again."
+            f"{here}. Give the --data of that run, or delete that file to start again."
         )
 
 

@@ -103,11 +103,11 @@ def compare(
     jobs: int = 1,
     should_stop: Stop = lambda: None,
     announce: Callable[[str], None] = print,
-) -> tuple[list[Record], int, dict[str, FloatingPointError]]:
+) -> tuple[list[Record], int, list[tuple[str, FloatingPointError]]]:
     """Runs what is not known yet; returns all records of the recipes, the number of runs still missing, and failures.
 
     A run that diverges is left out, and the others go on: it has no record, counts as no missing one, and is tried
-    again by the next call. Failures are by the name of the run.
+    again by the next call. A failure is the name of the run and the error.
 
     Every finished run is appended at once to the records in the runtime's folder; models are not kept. With `jobs`
     over 1 as many processes train at the same time, on one CPU thread each, which for small models is faster than
@@ -133,14 +133,14 @@ def compare(
         announce(f"{len(done)} of {len(wanted)} runs have a record already and are not repeated.")
     began, before, stop = time.monotonic(), len(done), until(runtime.seconds, should_stop)
     runtime = replace(runtime, threads=runtime.threads or (1 if jobs > 1 else None), resume=True, time_limit=None)
-    labels, failures = _labels(wanted), dict[str, FloatingPointError]()
+    labels, failures = _labels(wanted), list[tuple[str, FloatingPointError]]()
     results = _side_by_side(waiting, runtime, jobs, stop) if jobs > 1 else _one_by_one(waiting, runtime, stop)
     for key, entry in results:
         if isinstance(entry, Record):
             record.append(runtime.out / RECORDS, entry)
         shutil.rmtree(_folder(runtime, key), ignore_errors=True)
         if isinstance(entry, FloatingPointError):
-            failures[labels[key]] = entry
+            failures.append((labels[key], entry))
             announce(f"[{len(done)}/{len(wanted)}] {labels[key]} failed: {entry}")
             continue
         done[key] = entry

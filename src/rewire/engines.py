@@ -1,4 +1,4 @@
-"""What a run says about its engine: in its checkpoint, in its record, and in words.
+"""What a run says about its engine and its precision: in its checkpoint, in its record, and in words.
 
 A choice that engine="auto" has made is a plain value here, `Choices`: by the name of the weight its "engine", "cpu" or
 "masked", the "words" for people, and where it was measured the milliseconds of `engine.choice.Choice`.
@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
+
+import torch
 
 from rewire.engine import library
 from rewire.recipe import Recipe
@@ -94,3 +96,18 @@ def engine_lines(recipe: Recipe, sparsifier: Sparsifier | None, choices: Choices
             "activations stay in the engine's layout from layer to layer. Measure which is faster."
         )
     return lines
+
+
+def precision_lines(recipe: Recipe, sparsifier: Sparsifier | None, device: torch.device) -> list[str]:
+    """Returns a warning where bfloat16 makes a run slower: torch's CPU kernels for it need AVX-512 on x86.
+
+    Without, products in bfloat16 take a slow path, many times slower than those in float32.
+    """
+    if not recipe.bf16 or device.type != "cpu" or torch.backends.cpu.get_cpu_capability() != "AVX2":
+        return []
+    if sparsifier is not None and all(words == "cpu" for words in sparsifier.engines.values()):
+        return []  # the engine computes in float32, and says so
+    return [
+        "bf16 is slow on this processor, which has no AVX-512: float32 may be many times faster. Give --no-bf16, or "
+        "--engine cpu where the model is sparse."
+    ]

@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, TypeVar
 
 import torch
@@ -86,12 +87,18 @@ class Processes:
 _meetings = itertools.count()  # every process counts the same ones
 
 
+@cache
+def _rendezvous() -> tuple[Any, int, int]:
+    """The store that all share, this one's rank, and their number. Kept, as the first process may be its server."""
+    return next(distributed.rendezvous("env://"))  # type: ignore[attr-defined,no-any-return]
+
+
 def _meet(backend: str) -> None:
-    """Joins the others in a part of torchrun's store that no earlier meeting has used.
+    """Joins the others in a part of the store that no earlier meeting has used.
 
     Otherwise a process that is early would find the address at which another one listened the last time.
     """
-    store, rank, count = next(distributed.rendezvous("env://"))  # type: ignore[attr-defined]
+    store, rank, count = _rendezvous()
     store = distributed.PrefixStore(f"meeting{next(_meetings)}", store)  # type: ignore[attr-defined]
     distributed.init_process_group(backend, store=store, rank=rank, world_size=count)
 

@@ -21,7 +21,7 @@ from rewire import assembly, checkpoint
 from rewire.core.pruner import arguments
 from rewire.cost import Energy, PeakMemory, codecarbon
 from rewire.diagnosis import SAMPLE, Diagnosis
-from rewire.engines import choices_of, engine_figures, engine_lines, runs_packed
+from rewire.engines import choices_of, engine_figures, engine_lines, precision_lines, runs_packed
 from rewire.files import save
 from rewire.metrics.health import health_warnings
 from rewire.outcome import outcome
@@ -100,7 +100,7 @@ def train(
             run.memory.watch()  # from when what was loaded is freed
         progress.begin(run)
         lines = engine_lines(recipe, run.sparsifier, run.choices)
-        for line in (*lines, *assembly.precision_lines(recipe, run.sparsifier, run.device), *run.energy.begin()):
+        for line in (*lines, *precision_lines(recipe, run.sparsifier, run.device), *run.energy.begin()):
             progress.warn(line)
         try:
             run.train(progress, should_stop)
@@ -130,7 +130,7 @@ def check_data(entries: Iterable[tuple[Recipe, Record]], runtime: Runtime) -> No
             raise ValueError(
                 f"The record of {assembly.run_name(recipe)} is of a run on other data: the fingerprint of its data is "
                 f"{entry.data}, and that of the data here is {here[recipe.task]}. Give the --data of that run, or "
-                "another --out for the runs on this data."
+                "another --out for the runs on this data, and leave out the --records that hold it."
             )
 
 

@@ -120,6 +120,9 @@ def test_precision_sets_masked_runs_apart_and_not_those_of_an_engine(make: Make)
     assert options(places(engine + window + bf16)) is None
     found = {each.name for each in settings(*places(engine + bf16)[0])}
     assert found == {"c=0", "c=0.1", "c=0 every=26 engine=masked bf16=true"}
+    partly = runs(make, 0.6, c=0.0, engine="cpu", bf16=True, exclude=["fc1"])
+    whole = [record for c in (1.0, 2.0) for record in runs(make, 0.6, c=c, engine="cpu", exclude=["fc1"])]
+    assert {each.name for each in settings(*places(partly + whole)[0])} == {"c=0 engine=cpu bf16=true", "c=1", "c=2"}
 
 
 def test_of_equals_the_smallest_c_is_the_best(make: Make) -> None:

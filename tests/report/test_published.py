@@ -108,6 +108,15 @@ def test_without_runs_no_figure_is_ours() -> None:
     assert all(cell in ("-", "") for row in ours([]).values() for cell in row[1::2])
 
 
+def test_a_compiled_run_is_the_same_run() -> None:
+    assert ours(runs(compile=True)) == ours(runs())
+
+
+def test_the_flagship_has_a_row_beside_the_mlp_too() -> None:
+    recipe = replace(cifar10_mlp_chts(), method="dst_ee")
+    assert ours([ran(recipe, 0.7)], "mlp_chts")["dst_ee"] == ("-", "70.00 (1)")
+
+
 def test_runs_for_longer_have_a_row_of_their_own() -> None:
     rows = ours(runs(epochs=250))
     assert rows["dst_ee, 250 epochs"] == ("94.13", "-", "93.67", "91.00 ± 1.41 (2)", "92.95", "-")

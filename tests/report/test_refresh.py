@@ -1,6 +1,6 @@
 import pytest
 
-from rewire.report.refresh import refresh
+from rewire.report.refresh import check_folders, folders, refresh
 
 PAGE = """before
 <!-- table: accuracy made_up mlp -->
@@ -75,6 +75,18 @@ def test_methods_and_what_was_measured_of_them(records):
     assert refresh(page, records) == page
     page = refresh(marks.format("", "synflow", ""), records)
     assert "<!-- table: method synflow -->\nNo record yet.\n<!-- end of table -->" in page
+
+
+def test_a_page_that_says_where_its_records_are_takes_no_others(tmp_path):
+    page, results, studies = "# A\n<!-- records: results studies -->\n", tmp_path / "results", tmp_path / "studies"
+    assert folders(page) == ("results", "studies")
+    assert folders("# A\n") is None
+    check_folders(tmp_path / "a.md", page, [studies, results])
+    check_folders(tmp_path / "b.md", "# B\n", [studies])
+    with pytest.raises(
+        ValueError, match=r"a\.md is made of the records of results and studies, and not of .*results\."
+    ):
+        check_folders(tmp_path / "a.md", page, [results])
 
 
 def test_the_rows_of_a_benchmark_come_from_its_files(tmp_path):

@@ -44,6 +44,15 @@ def test_masked_training_beside_the_engine_by_hand(make: Make) -> None:
     assert (row["seconds, masked"], row["seconds, engine"]) == ("12.3", "12.3")
 
 
+def test_seconds_of_another_machine_are_not_beside_each_other(make: Make) -> None:
+    masked, others = on_engine(make, [0.90, 0.91]), on_engine(make, [0.91, 0.93], engine="cpu")
+    assert "several machines" not in engines(sections(masked + others)[0]).caption
+    others = [replace(entry, hardware=entry.hardware | {"processor": "another"}) for entry in others]
+    table = engines(sections(masked + others)[0])
+    assert table.rows[0][-2:] == ("-", "-")
+    assert "several machines" in table.caption
+
+
 def test_what_never_ran_on_an_engine_is_not_beside_it(make: Make) -> None:
     masked = on_engine(make, [0.90, 0.91])
     assert engines(sections(masked + on_engine(make, [0.90, 0.91], ran="masked (slower)", engine="auto"))[0]) is None

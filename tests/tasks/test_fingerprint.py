@@ -49,6 +49,24 @@ def change_letter(folder: Path) -> None:
     path.write_text(path.read_text().replace("be,", "he,", 1))
 
 
+def events(folder: Path) -> None:
+    (folder / "ring.txt").write_text("".join(f"{head} {tail} {time}\n" for time, (head, tail) in enumerate(EDGES)))
+
+
+def change_time(folder: Path) -> None:
+    path = folder / "ring.txt"
+    path.write_text(path.read_text().replace("30 29 87\n", "30 29 1\n"))
+
+
+def forget_times(folder: Path) -> None:
+    graph(folder)
+
+
+def turn_edge(folder: Path) -> None:
+    path = folder / "ring.txt"
+    path.write_text(path.read_text().replace("30 29 ", "29 30 "))
+
+
 def change_edge(folder: Path) -> None:
     path = folder / "ring.txt"
     path.write_text(path.read_text().replace("30 29\n", "30 14\n"))
@@ -58,6 +76,7 @@ FOLDER = Recipe(task="folder", image_size=4, batch_size=4, validation=0.2)
 STREAMED = replace(FOLDER, task="imagenet", model="resnet20")
 TEXT = Recipe(task="shakespeare", model="gpt", context=8, batch_size=4)
 GRAPH = Recipe(task="gnn-ring", model="gcn", batch_size=1)
+PAIRS = Recipe(task="linkpred-ring", model="mlp", hidden=(4,), batch_size=4)
 
 
 @pytest.mark.parametrize(
@@ -69,6 +88,11 @@ GRAPH = Recipe(task="gnn-ring", model="gcn", batch_size=1)
         (STREAMED, images, rename),
         (TEXT, text, change_letter),
         (GRAPH, graph, change_edge),
+        (GRAPH, events, change_time),
+        (GRAPH, events, forget_times),
+        (PAIRS, graph, change_edge),
+        (PAIRS, events, change_time),
+        (PAIRS, events, turn_edge),
     ],
     ids=lambda value: value.task if isinstance(value, Recipe) else value.__name__,
 )
@@ -81,6 +105,8 @@ def test_other_data_has_another_fingerprint(
     change(tmp_path / "changed")
     found = build_task(recipe, tmp_path / "a", workers=0).fingerprint
     assert len(found) == 16
+    contents = [sorted(file.read_bytes() for file in (tmp_path / name).rglob("*.*")) for name in ("a", "changed")]
+    assert contents[0] != contents[1] or change is rename
     for seed in (0, 1):
         assert build_task(replace(recipe, seed=seed), tmp_path / "b", workers=0).fingerprint == found
     assert build_task(recipe, tmp_path / "changed", workers=0).fingerprint != found

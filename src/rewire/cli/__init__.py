@@ -107,6 +107,7 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
 
     if isinstance(command, Published):
         recipes = [point for seed in comparison.numbers(command.seeds) for point in PUBLISHED[command.table](seed)]
+        recipes = [replace(point, compile=command.compile) for point in recipes]
         if command.epochs is not None:
             recipes = [replace(point, epochs=command.epochs) for point in recipes]
     else:
@@ -131,7 +132,7 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
         print(f"{missing} of {len(recipes)} runs are still missing. The same command goes on:\n  {_typed(words)}")
     if failures:
         runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
-        told = "".join(f"\n  {name}: {error}" for name, error in failures.items())
+        told = "".join(f"\n  {name}: {error}" for name, error in failures)
         return _failure(f"{runs} of {len(recipes)} failed and will be tried again by the same command:{told}")
     return INTERRUPTED if reason else 0
 
@@ -171,11 +172,14 @@ def report(command: Report, words: Sequence[str]) -> int:
     """Builds the page from records, and the tables inside other pages."""
     from rewire import record
     from rewire.atomic import atomic_write
-    from rewire.report.refresh import images, refresh
+    from rewire.report.refresh import check_folders, images, refresh
 
+    texts = {path: path.read_text() for path in command.refresh}
+    for path, text in texts.items():
+        check_folders(path, text, command.runs)
     records = record.read(command.runs)
     # All pages are made before any is written.
-    pages = {path: refresh(path.read_text(), records, command.benchmarks) for path in command.refresh}
+    pages = {path: refresh(text, records, command.benchmarks) for path, text in texts.items()}
     plots = {path.parent / name: plot for path, page in pages.items() for name, plot in images(page, records).items()}
     first = command.runs[0]
     _show(records, command.out or (first if first.is_dir() else first.parent) / "report.html")

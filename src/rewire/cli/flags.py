@@ -79,6 +79,8 @@ class Published:
     """Records of runs that need not be repeated, files or folders, such as those of other machines."""
     epochs: int | None = None
     """Another length for all runs, to try the table out; these are runs of their own, not the table's."""
+    compile: bool = False
+    """Compile the models, on a GPU with CUDA graphs. Cells of the table are taken from compiled runs as from others."""
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,12 @@ from rewire.methods.options import check, check_share
 from rewire.methods.registry import method
 
 
+def _last(end: float, steps: int, every: int) -> int:
+    """Returns the last update at or before the share `end` of the steps, of which the last `every` have none."""
+    share = int(end * steps + 1e-9)  # 0.7 * 90 is 62.99... in floating point
+    return min(share, steps - every) // every * every
+
+
 @method(
     "gmp",
     paper="Zhu and Gupta, 2017, https://arxiv.org/abs/1710.01878",
@@ -28,7 +34,7 @@ def gmp(steps: int = 0, *, every: int = 100, initial_sparsity: float = 0.0, end:
     section 3, https://arxiv.org/abs/1710.01878
     """
     check_share("end", end)
-    last = min(int(end * steps), steps - every) // every * every
+    last = _last(end, steps, every)
     check("gmp", steps, every, last)
     return Method("gmp", Magnitude(), due=Every(every, last), density=CubicDensity(initial_sparsity, 0, last))
 
@@ -57,7 +63,7 @@ def granet(
     section 3, https://arxiv.org/abs/2106.10404
     """
     check_share("end", end)
-    last = min(int(end * steps), steps - every) // every * every
+    last = _last(end, steps, every)
     check("granet", steps, every, last, fraction)
     due = Every(every, steps - every)
     density = CubicDensity(initial_sparsity, 0, last)
@@ -81,7 +87,7 @@ def ac_dc(steps: int = 0, *, every: int = 1000, end: float = 0.85) -> Method:
     2021, section 3, https://arxiv.org/abs/2106.12379
     """
     check_share("end", end)
-    switches = min(int(end * steps), steps - every) // every
+    switches = _last(end, steps, every) // every
     check("ac_dc", steps, every, switches * every)
     last = (switches if switches % 2 else switches - 1) * every
     due = Every(every, last)

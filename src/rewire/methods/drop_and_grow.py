@@ -143,7 +143,8 @@ def dst_ee(
     every 1000. window: dL/dw is the mean over that many steps before an update, its own included, at one float a
     weight and the dense gradient at each of these steps. relative: drop by abs(w) / norm and grow by abs(dL/dw) * norm
     plus the bonus, with the norm of the weights of the same output, which are the two in a network whose outputs are
-    normalised: batch norm makes the gradients of an output large where its weights are small.
+    normalised: batch norm makes the gradients of an output large where its weights are small. The norms for growth are
+    those after the step; on the CPU engine, which scores growth in the backward pass, before it.
 
     Reference: Huang et al., Dynamic Sparse Training via Balancing the Exploration-Exploitation Trade-off, DAC 2023,
     section III, https://arxiv.org/abs/2211.16667
@@ -169,6 +170,8 @@ def dst_ee(
         grow: Score = EpsilonGreedy(gradient, epsilon)
     else:
         bonus = (Exploration if acquisition == "ucb" else Thompson)(c, eps, scale)
+        if scale == "layer":
+            bonus = replace(bonus, unit=gradient)
         if c_decay != 1:
             if isinstance(c, Schedule) or not 0 < c_decay < 1:
                 raise ValueError(

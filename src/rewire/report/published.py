@@ -8,8 +8,8 @@ word (`UNCHECKED`).
 What stands beside them as ours is of the runs that `rewire compare paper/cifar` and `paper/imagenet` make
 (`rewire.recipes.published`), and for longer runs of those with other epochs. Beside the CHTs paper's MLP stand runs of
 `cifar10_mlp_chts` with the method in place of its own and RigL's updates going on to the end, as `rewire compare` has
-it, on whichever engine: masked training and the engine are one algorithm. Nothing else of a recipe may differ but the
-seed.
+it, on whichever engine: none of these methods grows by what the engine sees otherwise. Nothing else of a recipe may
+differ but the seed, and whether the model was compiled.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from rewire.recipes.cifar import cifar10_mlp_chts
 from rewire.recipes.published import paper_cifar, paper_imagenet
 from rewire.record import key
 from rewire.report.derived import noted
-from rewire.report.sections import Group, Section, explicit
+from rewire.report.sections import FLAGSHIP, Group, Section, explicit
 from rewire.report.tables import NOTHING, Table, cell, percent
 
 UNCHECKED = "dst_ee"
@@ -133,7 +133,7 @@ def wanted(task: str, model: str) -> list[Recipe]:
     """Returns the recipes of our cells, longer runs included; those of seed 0."""
     if (task, model) == ("cifar10", "mlp_chts"):
         recipe = replace(cifar10_mlp_chts(), stop=1.0)
-        return [replace(recipe, method=method) for method in FIGURES[task, model]]
+        return [replace(recipe, method=method) for method in (*FIGURES[task, model], FLAGSHIP)]
     points = paper_imagenet(0) if task == "imagenet" else paper_cifar(0)
     found = [point for point in points if (point.task, point.model) == (task, model)]
     longer = LONGER.get((task, model), {})
@@ -191,7 +191,7 @@ def beside_published(task: str, model: str, section: Section | None) -> Table:
 
 def _ours(recipes: Sequence[Recipe], groups: Sequence[Group], setting: Setting) -> dict[tuple[str, float, int], Group]:
     """Returns the groups that are runs of these recipes, by method, sparsity and epochs; of several the largest."""
-    free = {"seed", "engine"} if setting.any_engine else {"seed"}
+    free = {"seed", "compile", "engine"} if setting.any_engine else {"seed", "compile"}
     places = {}
     for recipe in recipes:
         sparsity = 0.0 if recipe.method == "dense" else float(recipe.sparsity)

@@ -9,6 +9,10 @@ The words are the kind (accuracy, results, differences, engines, or published: f
 task and the model; accuracy is the headline measure, whatever the task is measured by. `methods` stands for the list of
 all methods, and `method <name>` for what was measured of one. `exploration <task> <model> <percent>` is a sweep of
 DST-EE's c; `choice` and `options`, with such places, are what validation chooses and how that does on test sets.
+A page may say of which folders its records are, and is then made of these alone:
+
+    <!-- records: results studies -->
+
 The CPU engine's times come from the CSV files of its benchmarks: `engine <network> <budget>`, "all" for every one, and
 `linear <size> <layer or step>`. The rows of any other benchmark come from its CSV files whole, and its mark names the
 columns to show:
@@ -57,7 +61,24 @@ WORDS = {
 END = "<!-- end of table -->"
 PLACE = re.compile(rf"<!-- table: (\w+)([\w -]*) -->\n.*?{END}", re.DOTALL)
 PLOT = re.compile(r"<!-- plot: exploration ([\w-]+) ([\w-]+) (\w+) -->\n.*?<!-- end of plot -->", re.DOTALL)
+RECORDS = re.compile(r"<!-- records: ([\w ./-]+) -->")
 BENCHMARK = re.compile(rf"<!-- benchmark: ([\w-]+) ([\w ]+) -->\n.*?{END}", re.DOTALL)
+
+
+def folders(page: str) -> tuple[str, ...] | None:
+    """Returns the names of the folders whose records the page is made of; None where it does not say."""
+    found = RECORDS.search(page)
+    return tuple(found[1].split()) if found else None
+
+
+def check_folders(path: Path, page: str, named: Sequence[Path]) -> None:
+    """Raises ValueError where a page says of which folders its records are, and others were named."""
+    wanted = folders(page)
+    if wanted is not None and {each.resolve().name for each in named} != {*wanted}:
+        raise ValueError(
+            f"{path} is made of the records of {' and '.join(wanted)}, and not of {' and '.join(map(str, named))}. "
+            f"Type: rewire report {' '.join(wanted)} --refresh {path}"
+        )
 
 
 def refresh(page: str, records: Sequence[Record], benchmarks: Path = Path("benchmarks/results")) -> str:

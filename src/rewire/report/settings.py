@@ -2,8 +2,8 @@
 
 A *setting* is one value of each, at one task, model and sparsity. Settings that are compared differ in nothing else,
 but for the interval of updates where runs are made to cost as much as others. An option that only masked training has
-stands beside masked runs, where all others are an engine's. What a recipe says of bfloat16 counts where it is masked,
-because an engine computes in float32.
+stands beside masked runs, where all others are an engine's. What a recipe says of bfloat16 counts unless the engine ran
+every layer, which it does in float32.
 """
 
 from collections import Counter
@@ -81,7 +81,8 @@ def settings(section: Section, sparsity: float) -> list[Setting]:
         engine, _ = Counter(map(_engine, groups)).most_common(1)[0]
         words = () if structure == "unstructured" else (f"structure={structure}",)
         found += [_setting(group, words, every, engine) for group in groups]
-    return sorted(found, key=lambda s: (s.structure, s.options, s.interval or 0, s.engine or "", s.c or 0.0))
+    most = {each.name: each for each in sorted(found, key=lambda s: len(s.group.records))}  # of one name the larger one
+    return sorted(most.values(), key=lambda s: (s.structure, s.options, s.interval or 0, s.engine or "", s.c or 0.0))
 
 
 def usual(section: Section, sparsity: float) -> list[Setting]:
@@ -122,9 +123,11 @@ def _setting(group: Group, structure: tuple[str, ...], every: int, engine: str) 
 
 
 def _engine(group: Group) -> str:
-    """Returns the engine, and that masked runs compute in bfloat16 where they do."""
+    """Returns the engine, and that a part of the model computes in bfloat16 where one does."""
     engine, bf16 = str(group.recipe["engine"]), group.recipe.get("bf16")
-    return f"{engine} bf16=true" if bf16 and engine == "masked" else engine
+    layers = {words for record in group.records for words in record.curves.get("layer_engine", {}).values()}
+    packed = engine == "cpu" and layers <= {"cpu"} and not group.recipe.get("exclude")
+    return f"{engine} bf16=true" if bf16 and not packed else engine
 
 
 def _number(text: str) -> bool:

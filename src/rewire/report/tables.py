@@ -7,6 +7,7 @@ from typing import Final, final
 
 from rewire.measures import Measure
 from rewire.report.costs import COSTS
+from rewire.report.derived import one_machine
 from rewire.report.sections import Comparison, Group, Section, compare, engine_pairs, show
 from rewire.report.statistics import LEVEL, Difference, Summary, interval
 
@@ -125,8 +126,8 @@ def engines(section: Section) -> Table | None:
         "engine": lambda masked, other, found: cell(other, headline),
         "difference": lambda masked, other, found: headline.number(found.mean, sign="+"),
         "90 % interval": lambda masked, other, found: _interval(found, headline, level=0.9),
-        "seconds, masked": lambda masked, other, found: _mean(masked, "seconds", "{:,.1f}".format),
-        "seconds, engine": lambda masked, other, found: _mean(other, "seconds", "{:,.1f}".format),
+        "seconds, masked": lambda masked, other, found: _seconds(masked, beside=other),
+        "seconds, engine": lambda masked, other, found: _seconds(other, beside=masked),
     }
     pairs = engine_pairs(section)
     if not pairs:
@@ -135,7 +136,7 @@ def engines(section: Section) -> Table | None:
         f"Test {headline.quantity} of masked training and of the same on the engine: mean ± standard deviation over "
         f"seeds (their number); difference: engine minus masked on the same seeds{_in(headline.points)}, with the "
         "interval of its mean by Student's t. Seconds: of a whole run, validation included."
-        + _several_machines([group for masked, other, _ in pairs for group in (masked, other)]),
+        + ("" if all(_together(masked, other) for masked, other, _ in pairs) else _SEVERAL_MACHINES),
         tuple(columns),
         tuple(tuple(column(*pair) for column in columns.values()) for pair in pairs),
     )
@@ -237,11 +238,21 @@ def _over_seeds(measures: Sequence[Measure]) -> str:
     return f"T{words[1:]}: mean ± standard deviation over seeds (their number)."
 
 
+_SEVERAL_MACHINES = f" Time, memory and energy: {NOTHING} where the runs of a row come from several machines."
+
+
+def _together(group: Group, other: Group) -> bool:
+    """Whether all runs of both come from one machine, so that their seconds may stand in one row."""
+    return one_machine((*group.records, *other.records))
+
+
+def _seconds(group: Group, *, beside: Group) -> str:
+    return _mean(group, "seconds", "{:,.1f}".format) if _together(group, beside) else NOTHING
+
+
 def _several_machines(groups: Sequence[Group]) -> str:
     """Returns why cells of time, memory and energy are empty, where runs of one group come from several machines."""
-    if all(group.one_machine for group in groups):
-        return ""
-    return f" Time, memory and energy: {NOTHING} where the runs of a row come from several machines."
+    return "" if all(group.one_machine for group in groups) else _SEVERAL_MACHINES
 
 
 def _and(sentence: str) -> str:

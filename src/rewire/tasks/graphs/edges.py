@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 
+from rewire.tasks.data import fingerprint
+
 FORMAT = "an edge is `u v`, `u v time` or `u v weight time`"
 ADVICE = "Correct the line, or leave it out by a # at its start."
 
@@ -36,6 +38,12 @@ class Edges:
     @property
     def nodes(self) -> int:
         return len(self.names)
+
+    @property
+    def fingerprint(self) -> str:
+        """Other edges, times or directions have another one, and another order too, by which nodes are numbered."""
+        times = () if self.times is None else (self.times,)
+        return fingerprint(self.pairs, torch.tensor([self.directed]), *times)
 
     def __len__(self) -> int:
         return len(self.pairs)

@@ -25,8 +25,8 @@ class GraphData:
     """Learn from `train`, choose by `validation`, read `test` once, at the end; messages pass along `edge_index_train`.
 
     `edge_index_train` holds the training edges in both directions and no other edge. `non_edges` draws other negatives
-    for `train.positive`, as training may want in every epoch, never one of validation or test. `note` belongs beside
-    every figure measured on this data.
+    for `train.positive`, as training may want in every epoch, never one of validation or test. `fingerprint` is that of
+    the edges as read. `note` belongs beside every figure measured on this data.
     """
 
     name: str
@@ -36,6 +36,7 @@ class GraphData:
     validation: LabelledPairs
     test: LabelledPairs
     non_edges: NonEdges
+    fingerprint: str = ""
     note: str = ""
 
     def __repr__(self) -> str:
@@ -70,5 +71,6 @@ def graph_data(edges: Edges, *, validation: float = 0.05, test: float = 0.1, see
         validation=validated,
         test=tested,
         non_edges=others,
+        fingerprint=edges.fingerprint,
         note=remarks(graph.note, directions, parts.note, "no held-out edge or non-edge is trained on"),
     )

@@ -31,6 +31,7 @@ class LinkData:
     """Learn from `train`, choose by `validation`, read `test` once, at the end.
 
     `embeddings` are what a network sees of the nodes, and part of it (see `pair_mlp`): dense, and counted in its size.
+    `fingerprint` is that of the edges as read.
     `note` is a remark that belongs beside every figure measured on this data.
     """
 
@@ -40,6 +41,7 @@ class LinkData:
     test: LinkExamples
     embeddings: Float32[Tensor, "nodes dimensions"]
     edges: int
+    fingerprint: str = ""
     note: str = ""
 
     @property
@@ -112,6 +114,7 @@ def link_data(
         test=examples("test"),
         embeddings=vectors,
         edges=len(edges),
+        fingerprint=edges.fingerprint,
         note=remarks(LEAK if walk_over == "all" else "", _note(edges, parts, int(missing.sum()))),
     )
 

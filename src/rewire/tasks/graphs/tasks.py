@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from rewire.measures import MEASURES, Measure
 from rewire.tasks.batches import seed_of
-from rewire.tasks.data import fingerprint
 from rewire.tasks.graphs.edges import remarks
 from rewire.tasks.graphs.graph_data import GraphData, LabelledPairs
 from rewire.tasks.graphs.link_data import LinkData, LinkExamples
@@ -46,8 +45,7 @@ class LinkPrediction(Task):
 
     @property
     def fingerprint(self) -> str:
-        parts = (self.data.train, self.data.validation, self.data.test)
-        return _fingerprint(*(part.pairs[part.labels > 0] for part in parts))
+        return self.data.fingerprint
 
     def model(self) -> nn.Module:
         return self.make()
@@ -150,7 +148,7 @@ class MessagePassing(Task):
 
     @property
     def fingerprint(self) -> str:
-        return _fingerprint(*(part.positive for part in (self.data.train, self.data.validation, self.data.test)))
+        return self.data.fingerprint
 
     def model(self) -> nn.Module:
         return self.make()
@@ -201,9 +199,3 @@ def _batch(data: GraphData, pairs: LabelledPairs, device: torch.device | str) ->
     both = torch.cat([pairs.positive, pairs.negative])
     labels = (torch.arange(len(both)) < len(pairs.positive)).float()
     return (data.edge_index_train.to(device), both.to(device)), labels.to(device)
-
-
-def _fingerprint(*edges: Tensor) -> str:
-    """Of the edges of all parts: not of which part the seed has drawn one for, nor of which end it puts first."""
-    ends = torch.cat(edges).sort(dim=1).values
-    return fingerprint(*ends.unique(dim=0, return_counts=True))
