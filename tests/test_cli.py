@@ -81,8 +81,8 @@ def test_train_ends_with_a_table_and_the_report(tmp_path: Path, capsys: pytest.C
 
 
 def test_train_without_a_baseline(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run(capsys, "train", "digits", *TINY, "--no-baseline", "--method", "static", "--out", str(tmp_path))
-    assert [entry.recipe["method"] for entry in record.read(tmp_path / "records.jsonl")] == ["static"]
+    run(capsys, "train", "digits", *TINY, "--no-baseline", "--method", "set", "--out", str(tmp_path))
+    assert [entry.recipe["method"] for entry in record.read(tmp_path / "records.jsonl")] == ["set"]
 
 
 def test_the_command_that_is_printed_resumes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -180,6 +180,14 @@ def test_compare_prints_tables_and_resumes(tmp_path: Path, capsys: pytest.Captur
         (["compare", "paper/cifr"], "or of the tables paper/cifar, paper/linkpred, paper/imagenet."),
         (["compare", "digits", "--sweep", "sea=1"], 'sweep "sea=1" names no field'),
         (["compare", "digits", "--records", "/nowhere"], "/nowhere does not exist"),
+        (["report"], "No records to report on. Name a file of records or a folder with some, such as results/."),
+        (
+            ["train", "digits", "--method", "rigl", "--c", "1"],
+            "rigl takes no c, so --c 1.0 would change nothing. It takes every, fraction, stop. Leave that flag out",
+        ),
+        (["train", "digits", "--method", "dense", "--every", "9"], "dense takes no every, so --every 9 would"),
+        (["train", "linkpred-seal-USAir"], "For the graph seal-USAir: linkpred --task linkpred-seal-USAir."),
+        (["train", "gnn-seal-USAir"], "For the graph seal-USAir: gnn-gcn --task gnn-seal-USAir."),
         (["report", "/nowhere"], "/nowhere does not exist, so there are no records to read"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -77,7 +77,10 @@ def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequenti
         for place, name in enumerate(("0.weight", "2.weight")):
             assert (sparsifier.masks[name].numpy() == twin.masks[place]).all(), (step, name)
             assert (saved[name]["visits"].reshape(twin.visits[place].shape).numpy() == twin.visits[place]).all()
-            np.testing.assert_allclose(model.get_parameter(name).detach().numpy(), twin.weights[place], atol=1e-10)
+            weight = model.get_parameter(name)
+            np.testing.assert_allclose(weight.detach().numpy(), twin.weights[place], atol=1e-10)
+            momentum = optimizer.state[weight]["momentum_buffer"].numpy()
+            np.testing.assert_allclose(momentum, twin.velocity[place], atol=1e-10)
     assert sparsifier.updates == STEPS // EVERY - 1
     return model, sparsifier
 

@@ -1,9 +1,13 @@
 """The published tables as grids of runs."""
 
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
+from rewire import record
+from rewire.cli import main
+from rewire.methods import METHODS
 from rewire.recipes.published import PUBLISHED
 from rewire.record import key
 from rewire.report.published import FIGURES
@@ -23,9 +27,11 @@ def test_the_cifar_table_begins_with_its_hardest_cells() -> None:
         ("cifar100", "vgg19", "rigl_itop", 0.95),
         ("cifar100", "vgg19", "rigl_itop", 0.9),
     ]
-    assert {(p.epochs, p.batch_size, p.lr, p.weight_decay, p.every) for p in points} == {(160, 128, 0.1, 5e-4, 1000)}
-    cells = Counter((p.task, p.model) for p in points)
-    assert set(cells.values()) == {1 + 11 * 3}
+    assert {(p.batch_size, p.lr, p.weight_decay, p.every) for p in points} == {(128, 0.1, 5e-4, 1000)}
+    assert {(p.method, p.epochs) for p in points if p.epochs != 160} == {("dst_ee", 250)}
+    assert {p.method for p in points} == set(METHODS)
+    cells = Counter((p.task, p.model, p.epochs) for p in points)
+    assert set(cells.values()) == {1 + (len(METHODS) - 1) * 3, 3}
 
 
 def test_the_imagenet_table_is_80_and_90_percent_of_every_method_that_has_a_published_figure() -> None:
@@ -43,3 +49,19 @@ def test_the_link_prediction_table_has_50_and_60_epochs_and_admm() -> None:
     points = PUBLISHED["paper/linkpred"](3)
     assert {(p.method, p.epochs) for p in points} >= {("dst_ee", 50), ("dst_ee", 60), ("admm", 60), ("dense", 60)}
     assert {p.seed for p in points} == {3}
+
+
+@pytest.mark.slow  # 18 runs on a real graph
+def test_a_table_runs_end_to_end_and_nothing_twice(
+    graphs_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["compare", "paper/linkpred", "--data", str(graphs_folder), "--seeds", "1", "--epochs", "2"]
+    words += ["--out", str(tmp_path)]
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(words)
+    made = record.read(tmp_path / "records.jsonl")
+    assert {entry.recipe["method"] for entry in made} == {"dense", "admm", "dst_ee", "set_itop", "rigl_itop"}
+    capsys.readouterr()
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(words)
+    assert f"{len(made)} of {len(made)} runs have a record already and are not repeated." in capsys.readouterr().out

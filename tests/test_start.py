@@ -350,7 +350,8 @@ SNFS = Method("snfs", Magnitude(), GradientMean(), Constant(0.3), Every(1, 9), s
         ("snfs moves weights between layers (Proportional(", {"structure": NM(2, 4), "method": SNFS}),
         (
             "granet moves single weights between layers (Ranked()), but FanIn() gives each of the 40 groups of "
-            "0.weight the same number. Use share=Keep(), or another structure.",
+            "0.weight the same number. Use structure=Unstructured(), or a method that keeps the count of every "
+            "layer, such as rigl.",
             {"sparsity": 0.5, "structure": FanIn(), "method": GRANET},
         ),
         (

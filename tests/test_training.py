@@ -248,7 +248,7 @@ def test_a_checkpoint_of_other_data_is_refused(tmp_path: Path, monkeypatch: pyte
     digits = assembly.build_dataset(TINY, None)
     other = replace(digits, train_labels=digits.train_labels.flip(0))
     monkeypatch.setattr(assembly, "build_dataset", lambda recipe, folder: other)
-    with pytest.raises(ValueError, match=r"is of a run on other data: .* Give the --data of that run, or leave out"):
+    with pytest.raises(ValueError, match=r"is of a run on other data: .* Give the --data of that run, or delete"):
         finish(TINY, tmp_path, resume=True)
     state = torch.load(place, weights_only=True)
     del state["data"]  # as earlier versions left it

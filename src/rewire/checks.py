@@ -185,7 +185,8 @@ def check_structure(structure: Structure, method: Method, weights: Iterable[Spar
         if groups > 1 and method.share.between_layers:
             raise ValueError(
                 f"{method.name} moves single weights between layers ({method.share!r}), but {structure} gives each of "
-                f"the {groups} groups of {weight.name} the same number. Use share=Keep(), or another structure."
+                f"the {groups} groups of {weight.name} the same number. Use structure=Unstructured(), or a method "
+                "that keeps the count of every layer, such as rigl."
             )
 
 

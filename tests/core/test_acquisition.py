@@ -147,14 +147,6 @@ def test_the_layer_scale_is_the_mean_gradient_over_inactive_weights(kind: type[B
 
 
 @BOTH
-def test_the_layer_scale_is_that_of_the_score_it_is_added_to(kind: type[Bonus]) -> None:
-    """Ten times the score: ten times the bonus."""
-    tenfold = of_units(kind(c=0.5, scale="layer", unit=10 * Gradient()), layer())
-    assert torch.allclose(tenfold, 10 * of_units(kind(c=0.5, scale="layer"), layer()))
-    assert kind(scale="layer", unit=Magnitude()).needs == {VISITS}
-
-
-@BOTH
 def test_c_may_follow_a_schedule(kind: type[Bonus]) -> None:
     assert torch.allclose(of_units(kind(Linear(1.0, 0.0, 20)), layer(10)), of_units(kind(0.5), layer(10)))
 

@@ -107,9 +107,9 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
 
     if isinstance(command, Published):
         recipes = [point for seed in comparison.numbers(command.seeds) for point in PUBLISHED[command.table](seed)]
-        recipes = [replace(point, compile=command.compile) for point in recipes]
-        if command.epochs is not None:
-            recipes = [replace(point, epochs=command.epochs) for point in recipes]
+        asked = {name: getattr(command, name) for name in ("compile", "bf16", "epochs")}
+        given: dict[str, Any] = {name: value for name, value in asked.items() if value is not None}
+        recipes = [replace(point, **given) for point in recipes]
     else:
         recipes = comparison.grid(
             command.recipe,
@@ -174,6 +174,8 @@ def report(command: Report, words: Sequence[str]) -> int:
     from rewire.atomic import atomic_write
     from rewire.report.refresh import check_folders, images, refresh
 
+    if not command.runs:
+        raise ValueError("No records to report on. Name a file of records or a folder with some, such as results/.")
     texts = {path: path.read_text() for path in command.refresh}
     for path, text in texts.items():
         check_folders(path, text, command.runs)

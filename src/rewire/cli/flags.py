@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union
 
+from rewire.methods import METHODS, list_methods
 from rewire.recipe import Recipe, Runtime
 from rewire.recipes import RECIPES
 from rewire.recipes.published import PUBLISHED
@@ -43,7 +44,10 @@ class Train:
 
 @dataclass(frozen=True)
 class Compare:
-    """Run methods x sparsities x seeds and test the differences; finished runs are never repeated."""
+    """Run methods x sparsities x seeds and test the differences; finished runs are never repeated.
+
+    In the place of a recipe may stand a published table: paper/cifar, paper/linkpred, paper/imagenet.
+    """
 
     recipe: RecipeFlags
     runtime: RuntimeFlags = field(default_factory=RuntimeFlags)
@@ -81,6 +85,8 @@ class Published:
     """Another length for all runs, to try the table out; these are runs of their own, not the table's."""
     compile: bool = False
     """Compile the models, on a GPU with CUDA graphs. Cells of the table are taken from compiled runs as from others."""
+    bf16: bool | None = None
+    """Forward passes in bfloat16, or not; None leaves it to the recipes. Cells are taken from either."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,8 @@ def parsed(kind: type, command: str, words: Sequence[str]) -> Any:
         raise ImportError(
             'The command line needs tyro, which is not part of the bare library. Type: pip install "rewire[cli]"'
         ) from error
-    if kind is Compare and words and not words[0].startswith("-") and words[0] not in (*RECIPES, *PUBLISHED):
-        raise ValueError(
-            f'"{words[0]}" is no recipe and no published table. Use one of the recipes {", ".join(RECIPES)}, or of the '
-            f"tables {', '.join(PUBLISHED)}."
-        )
+    if kind in (Train, Compare, Plan) and words and not words[0].startswith("-"):
+        _check_name(words[0], tables=kind is Compare)
     settings = (tyro.conf.OmitArgPrefixes, tyro.conf.PositionalRequiredArgs)
     if kind is Compare and words and words[0] in PUBLISHED:
         asked = words[1:] if {"-h", "--help"} & {*words} else words  # tyro's help leaves out what is there already
@@ -146,9 +149,41 @@ def parsed(kind: type, command: str, words: Sequence[str]) -> Any:
         config=settings,
     )
     checked: dict[str, Any] = {"recipe": Recipe(**vars(parsed.recipe))}
+    if kind is not Compare:
+        _check_options(checked["recipe"], RECIPES[words[0]]())
     if kind is not Plan:
         checked["runtime"] = Runtime(**vars(parsed.runtime))
     return replace(parsed, **checked)
+
+
+def _check_name(name: str, *, tables: bool) -> None:
+    """Raises ValueError where a word is no recipe, nor a published table where there may be one."""
+    if name in RECIPES or (tables and name in PUBLISHED):
+        return
+    graph = name.partition("-")[2]
+    raise ValueError(
+        f'"{name}" is no recipe{" and no published table" if tables else ""}. Use one of the recipes '
+        + ", ".join(RECIPES)
+        + (f", or of the tables {', '.join(PUBLISHED)}." if tables else ".")
+        + (f" For the graph {graph}: linkpred --task {name}." if name.startswith("linkpred-") else "")
+        + (f" For the graph {graph}: gnn-gcn --task {name}." if name.startswith("gnn-") else "")
+    )
+
+
+def _check_options(recipe: Recipe, before: Recipe) -> None:
+    """Raises ValueError where a flag was given for an option that the method does not take.
+
+    `compare` takes it: it may be for another of its methods.
+    """
+    taken = METHODS.card(recipe.method).options
+    known = {option for card in list_methods() for option in card.options}
+    for name in vars(recipe):
+        value = getattr(recipe, name)
+        if name in known and name not in taken and value != getattr(before, name):
+            raise ValueError(
+                f"{recipe.method} takes no {name}, so --{name.replace('_', '-')} {value} would change nothing. It "
+                f"takes {', '.join(taken) or 'no option'}. Leave that flag out, or choose another method."
+            )
 
 
 def summary(thing: Any) -> str:

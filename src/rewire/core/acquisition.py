@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from rewire.core.schedule import Schedule
-from rewire.core.score import VISITS, Gradient, Layer, Need, Random, Score, of_units
+from rewire.core.score import GRADIENT, VISITS, Layer, Need, Random, Score, of_units
 
 _THOMPSON, _EPSILON = 0x7503, 0xE951  # streams of randomness, apart from that of Random
 
@@ -26,9 +26,8 @@ class Bonus(Score):
 
     c: a number, or a schedule over steps. eps: keeps the bonus finite for a unit that was never active.
     scale: "none" takes c as it is, whose size must be chosen against that of the gradients; with "layer" the bonus is
-        measured in units of the mean abs(unit) over the layer's inactive weights at this step, so that one c fits
+        measured in units of the mean abs(gradient) over the layer's inactive weights at this step, so that one c fits
         layers, losses and loss scales alike.
-    unit: the score that the bonus is added to; read where `scale` is "layer".
 
     It is a float32 number (at least) under bf16 and fp16 as well: beside a gradient in 8 bits of precision a small
     bonus would be rounded away.
@@ -37,7 +36,6 @@ class Bonus(Score):
     c: float | Schedule = 1e-5
     eps: float = 1.0
     scale: Literal["none", "layer"] = "none"
-    unit: Score = Gradient()
 
     def __post_init__(self) -> None:
         if self.eps <= 0:
@@ -54,7 +52,7 @@ class Bonus(Score):
 
     @property
     def needs(self) -> frozenset[Need]:
-        return frozenset({VISITS}) | (self.unit.needs if self.scale == "layer" else frozenset())
+        return frozenset({VISITS, GRADIENT} if self.scale == "layer" else {VISITS})
 
     def sized(self, layer: Layer, factor: float = 1.0) -> float | Tensor:
         """Returns c of this step times a factor, in the units that `scale` says."""
@@ -62,7 +60,7 @@ class Bonus(Score):
         if self.scale == "none":
             return factor
         inactive = ~layer.active
-        sums = self.unit(layer).abs().mean(-1).mul_(inactive).sum()
+        sums = layer.dense_grad().abs().mean(-1).mul_(inactive).sum()
         return factor * sums / inactive.sum().clamp(min=1)
 
     def counted(self, layer: Layer) -> Float[Tensor, "groups units 1"]:

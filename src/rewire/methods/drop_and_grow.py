@@ -161,6 +161,11 @@ def dst_ee(
         )
     if acquisition not in ("ucb", "thompson", "epsilon"):
         raise ValueError(f'acquisition="{acquisition}" is unknown. Use "ucb", "thompson" or "epsilon".')
+    if relative and scale == "layer" and acquisition != "epsilon":
+        raise ValueError(
+            'relative=True with scale="layer" would measure the bonus in units of gradients, and add it to gradients '
+            'times a norm. Use one of the two: relative=True, or scale="layer".'
+        )
     signed = signed and acquisition != "epsilon"
     gradient: Score = Gradient(signed) if window == 1 else RecentGradientMean(window, signed)
     drop: Score = Magnitude()
@@ -170,8 +175,6 @@ def dst_ee(
         grow: Score = EpsilonGreedy(gradient, epsilon)
     else:
         bonus = (Exploration if acquisition == "ucb" else Thompson)(c, eps, scale)
-        if scale == "layer":
-            bonus = replace(bonus, unit=gradient)
         if c_decay != 1:
             if isinstance(c, Schedule) or not 0 < c_decay < 1:
                 raise ValueError(

@@ -11,7 +11,7 @@ from rewire.recipe import Recipe
 
 
 def cifar10_mlp() -> Recipe:
-    """Returns an MLP 3072-512-512-10: 8 epochs, 2808 steps, 27 updates."""
+    """Returns an MLP 3072-512-512-10: 8 epochs, 2808 steps, 27 updates. The CHTs paper's is `cifar10-mlp-chts`."""
     return Recipe(
         task="cifar10",
         model="mlp",

@@ -9,7 +9,7 @@ What stands beside them as ours is of the runs that `rewire compare paper/cifar`
 (`rewire.recipes.published`), and for longer runs of those with other epochs. Beside the CHTs paper's MLP stand runs of
 `cifar10_mlp_chts` with the method in place of its own and RigL's updates going on to the end, as `rewire compare` has
 it, on whichever engine: none of these methods grows by what the engine sees otherwise. Nothing else of a recipe may
-differ but the seed, and whether the model was compiled.
+differ but the seed, whether the model was compiled, and the precision of its forward passes.
 """
 
 from __future__ import annotations
@@ -135,9 +135,7 @@ def wanted(task: str, model: str) -> list[Recipe]:
         recipe = replace(cifar10_mlp_chts(), stop=1.0)
         return [replace(recipe, method=method) for method in (*FIGURES[task, model], FLAGSHIP)]
     points = paper_imagenet(0) if task == "imagenet" else paper_cifar(0)
-    found = [point for point in points if (point.task, point.model) == (task, model)]
-    longer = LONGER.get((task, model), {})
-    return found + [replace(point, epochs=longer[point.method][0]) for point in found if point.method in longer]
+    return [point for point in points if (point.task, point.model) == (task, model)]
 
 
 def beside_published(task: str, model: str, section: Section | None) -> Table:
@@ -175,7 +173,7 @@ def beside_published(task: str, model: str, section: Section | None) -> Table:
         f"Test accuracy in percent; published: {setting.seeds}dense in the first column of its row; ours: mean ± "
         f"standard deviation over seeds (their number), {setting.epochs} epochs; {NOTHING}: not reported, or not run "
         f"yet. Ours learn from {_learned(recipes[0], setting)} of the training images, without the validation split; "
-        "RigL updates to the end of the run (stop=1).",
+        "RigL updates to the end of the run (stop=1). Forward passes in float32 or bfloat16; the records say which.",
         "Ours are of any engine, of several the one with the most seeds." if setting.any_engine else "",
         f"{UNCHECKED}'s published figures are as remembered, not checked word for word."
         if UNCHECKED in figures
@@ -191,7 +189,7 @@ def beside_published(task: str, model: str, section: Section | None) -> Table:
 
 def _ours(recipes: Sequence[Recipe], groups: Sequence[Group], setting: Setting) -> dict[tuple[str, float, int], Group]:
     """Returns the groups that are runs of these recipes, by method, sparsity and epochs; of several the largest."""
-    free = {"seed", "compile", "engine"} if setting.any_engine else {"seed", "compile"}
+    free = {"seed", "compile", "bf16", *(("engine",) if setting.any_engine else ())}
     places = {}
     for recipe in recipes:
         sparsity = 0.0 if recipe.method == "dense" else float(recipe.sparsity)
