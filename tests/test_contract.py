@@ -26,7 +26,7 @@ from rewire.core.method import Method
 from rewire.core.schedule import Constant, Cosine, Every, Exponential, Linear
 from rewire.core.score import Absolute
 from rewire.core.share import Keep
-from rewire.core.structure import NM, Block, FanIn, Neuron, Structure, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
 
 torch.set_num_threads(1)
 
@@ -71,7 +71,6 @@ STRUCTURES: dict[str, Structure] = {
     "2:4": NM(2, 4),
     "block": Block(4, 2),
     "fan-in": FanIn(),
-    "neuron": Neuron(),
 }
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "sgd": lambda parameters: torch.optim.SGD(parameters, lr=0.1),
@@ -100,7 +99,7 @@ def fits(method: str, structure: str) -> bool:
     if method == "mest, soft":
         return structure != "2:4"
     if method == "chts":
-        return structure not in ("block", "neuron")
+        return structure != "block"
     return not (method in BETWEEN_LAYERS and structure in EQUAL_GROUPS)
 
 
@@ -111,9 +110,7 @@ EVERYWHERE = ("sgd nesterov", "adamw")  # with the other optimizers most methods
 def marked(case: tuple[str, str, str]) -> object:
     """A case of the product as a parameter."""
     method, structure, optimizer = case
-    usual = (
-        optimizer in EVERYWHERE and (structure != "neuron" or method in ("set", "dst_ee", "deep_r", "granet"))
-    ) or (structure == "unstructured" and method in ("set", "dst_ee", "snfs", "gmp"))
+    usual = optimizer in EVERYWHERE or (structure == "unstructured" and method in ("set", "dst_ee", "snfs", "gmp"))
     return pytest.param(*case, marks=() if usual else pytest.mark.slow)
 
 
@@ -121,7 +118,7 @@ def marked(case: tuple[str, str, str]) -> object:
 COVERING = [
     (
         method,
-        next(s for s in [list(STRUCTURES)[place // 3 % 5], "block", "fan-in"] if fits(method, s)),
+        next(s for s in [list(STRUCTURES)[place // 3 % 4], "block", "fan-in"] if fits(method, s)),
         list(OPTIMIZERS)[place % 8],
     )
     for place, method in enumerate(METHODS)

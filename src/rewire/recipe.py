@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewire.core.method import Method
-from rewire.core.structure import NM, Block, FanIn, Neuron, Structure, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
 from rewire.methods import METHODS
 from rewire.tasks import STREAMED, kind
 from rewire.words import value_of
@@ -315,15 +315,12 @@ def structure_of(text: str) -> Structure:
         return Unstructured()
     if text == "fan_in":
         return FanIn()
-    if text == "neuron":
-        return Neuron()
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"block:(\d+)x(\d+)", text):
         return Block(int(found[1]), int(found[2]))
     raise ValueError(
-        f'structure="{text}" is unknown. Use unstructured, fan_in, neuron, N:M such as 2:4, or block:HxW such as '
-        "block:4x4."
+        f'structure="{text}" is unknown. Use unstructured, fan_in, N:M such as 2:4, or block:HxW such as block:4x4.'
     )
 
 
