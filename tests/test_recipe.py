@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from rewire.core.structure import NM, Block, FanIn, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Neuron, Unstructured
 from rewire.methods import METHODS, dst_ee, rigl_itop
 from rewire.recipe import Recipe, Runtime, seconds_of, sparsities_of, structure_of
 from rewire.recipes import RECIPES
@@ -82,6 +82,7 @@ def test_a_runtime_is_no_part_of_the_identity() -> None:
     [
         ("unstructured", Unstructured()),
         ("fan_in", FanIn()),
+        ("neuron", Neuron()),
         ("2:4", NM(2, 4)),
         ("1:16", NM(1, 16)),
         ("block:16x1", Block(16, 1)),
@@ -115,7 +116,7 @@ def test_sparsities(value: float | str, expected: object) -> None:
         ({"method": "rigle"}, 'method="rigle" is unknown. Use one of dense, static, magnitude, '),
         ({"task": "mnist"}, 'task="mnist" is unknown. Use one of digits, cifar10, cifar100, folder.'),
         ({"scale": "weight"}, 'scale="weight" is unknown. Use one of none, layer.'),
-        ({"structure": "2x4"}, 'structure="2x4" is unknown. Use unstructured, fan_in, N:M such as 2:4'),
+        ({"structure": "2x4"}, 'structure="2x4" is unknown. Use unstructured, fan_in, neuron, N:M such as 2:4'),
         ({"structure": "2:4"}, r"fixes the sparsity at 0.5, and sparsity=0.95 contradicts it. Give sparsity=0.5"),
         ({"sparsity": 1.0}, r"sparsity=1.0 is outside \[0, 1\): .* Use for example sparsity=0.95"),
         ({"sparsity": "fc=1.5"}, r"sparsity=1.5 for 'fc' is outside \[0, 1\)"),

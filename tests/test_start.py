@@ -13,7 +13,7 @@ from rewire.core.method import Method
 from rewire.core.schedule import Constant, Every
 from rewire.core.score import Gradient, GradientMean, Magnitude, Random
 from rewire.core.share import Keep, Proportional, Ranked
-from rewire.core.structure import NM, Block, FanIn, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Neuron, Unstructured
 
 torch.set_num_threads(1)
 
@@ -141,7 +141,7 @@ def test_masks_are_taken_as_they_are() -> None:
     assert sparsifier.density == sum(int(mask.sum()) for mask in masks.values()) / 2800
 
 
-@pytest.mark.parametrize("structure", [Unstructured(), NM(2, 4), Block(2, 5), FanIn()], ids=str)
+@pytest.mark.parametrize("structure", [Unstructured(), NM(2, 4), Block(2, 5), FanIn(), Neuron()], ids=str)
 def test_masks_of_one_run_start_another(structure) -> None:
     dense = isinstance(structure, NM)
     first = sparsify(sparsity=None if dense else 0.7, structure=structure)
@@ -183,7 +183,7 @@ def test_masks_that_do_not_fit_are_refused_and_nothing_changes(change, text: str
     refused(model, text, start=masks)
 
 
-@pytest.mark.parametrize("structure", [NM(2, 4), Block(2, 5), FanIn()], ids=str)
+@pytest.mark.parametrize("structure", [NM(2, 4), Block(2, 5), FanIn(), Neuron()], ids=str)
 def test_masks_that_do_not_hold_the_structure_are_refused(structure) -> None:
     model = network()
     masks = {name: p.detach() > 0 for name, p in model.named_parameters() if p.ndim > 1}
@@ -219,7 +219,7 @@ def test_scores_of_the_users_own_pick_the_highest(distribution: str) -> None:
     assert all(torch.equal(given[name], mask) for name, mask in expected.items())
 
 
-@pytest.mark.parametrize("structure", [NM(2, 4), Block(2, 5), FanIn()], ids=str)
+@pytest.mark.parametrize("structure", [NM(2, 4), Block(2, 5), FanIn(), Neuron()], ids=str)
 def test_scores_of_the_users_own_hold_structures(structure) -> None:
     sparsity = None if isinstance(structure, NM) else 0.7
     scores = {name: p.detach().double().square() for name, p in network().named_parameters() if p.ndim > 1}
@@ -289,6 +289,7 @@ def test_sparsity_outside_0_to_1(sparsity) -> None:
 
 GRANET = Method("granet", Magnitude(), Gradient(), Constant(0.3), Every(1, 9), share=Ranked())
 SNFS = Method("snfs", Magnitude(), GradientMean(), Constant(0.3), Every(1, 9), share=Proportional(GradientMean()))
+RELATIVE = rewire.dst_ee(10, every=2, relative=True)
 
 
 @pytest.mark.parametrize(
@@ -353,6 +354,21 @@ SNFS = Method("snfs", Magnitude(), GradientMean(), Constant(0.3), Every(1, 9), s
             "0.weight the same number. Use structure=Unstructured(), or a method that keeps the count of every "
             "layer, such as rigl.",
             {"sparsity": 0.5, "structure": FanIn(), "method": GRANET},
+        ),
+        (
+            "granet moves units between layers (Ranked()), but Neuron() makes units of 20 weights in 0.weight and of "
+            "40 in 2.weight, so the total would not stay. Use another structure, or a method that keeps the count of "
+            "every layer, such as rigl.",
+            {"sparsity": 0.5, "structure": Neuron(), "method": GRANET},
+        ),
+        *(
+            (
+                "dst_ee compares weights with the norm of their output, which is 0 for the outputs of 0.weight that "
+                f"{structure} has switched off, so none of them could ever be grown. Use relative=False, or another "
+                "structure.",
+                {"sparsity": 0.5, "structure": structure, "method": RELATIVE},
+            )
+            for structure in (Neuron(), Block(2, 20))
         ),
         (
             "dense() keeps every weight, but NM(n=2, m=4) fixes the sparsity at 0.5. Leave the structure out, or use "

@@ -19,7 +19,7 @@ from rewire.core.score import (
     Score,
 )
 from rewire.core.share import Keep, Proportional, Ranked, SignChange, Soft, Threshold
-from rewire.core.structure import NM, Block, FanIn, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Neuron, Unstructured
 from rewire.core.topological import CH3L3, Sampled
 from rewire.files import load, save
 from rewire.methods import (
@@ -80,6 +80,7 @@ __all__ = [
     "Magnitude",
     "Method",
     "Need",
+    "Neuron",
     "Never",
     "Normed",
     "Proportional",

@@ -12,6 +12,7 @@ from torch import nn
 from rewire.core.budget import ConstantDensity
 from rewire.core.groups import EqualGroups
 from rewire.core.method import Method
+from rewire.core.normed import reads_norms
 from rewire.core.pruner import Pruner
 from rewire.core.score import Score
 from rewire.core.share import Keep, Proportional, Ranked, SignChange, Threshold
@@ -176,10 +177,13 @@ def check_structure(structure: Structure, method: Method, weights: Iterable[Spar
             f"{method.name} ablates neurons ({method.groups!r}), each of which must be a group of its own, but the "
             f"structure is {structure}. Use structure=FanIn(), or leave structure out."
         )
+    scores = [score for score in (method.drop, method.grow) if score is not None]
+    sizes: dict[str, int] = {}
     for weight in weights:
         out_first = weight.out_first(weight.parameter.detach())
         structure.check(weight.name, out_first.shape)
         groups, _, size = structure.fold(out_first).shape
+        sizes[weight.name] = size
         if SURVIVORS in method.needs:
             check_links(weight.name, size)
         if groups > 1 and method.share.between_layers:
@@ -188,6 +192,28 @@ def check_structure(structure: Structure, method: Method, weights: Iterable[Spar
                 f"the {groups} groups of {weight.name} the same number. Use structure=Unstructured(), or a method "
                 "that keeps the count of every layer, such as rigl."
             )
+        if size > 1 and any(map(reads_norms, scores)) and _switches_outputs(structure, out_first.shape):
+            raise ValueError(
+                f"{method.name} compares weights with the norm of their output, which is 0 for the outputs of "
+                f"{weight.name} that {structure} has switched off, so none of them could ever be grown. Use "
+                "relative=False, or another structure."
+            )
+    if method.share.between_layers and len(set(sizes.values())) > 1:
+        names = list(sizes)
+        other = next(name for name in names if sizes[name] != sizes[names[0]])
+        raise ValueError(
+            f"{method.name} moves units between layers ({method.share!r}), but {structure} makes units of "
+            f"{sizes[names[0]]} weights in {names[0]} and of {sizes[other]} in {other}, so the total would not stay. "
+            "Use another structure, or a method that keeps the count of every layer, such as rigl."
+        )
+
+
+def _switches_outputs(structure: Structure, shape: torch.Size) -> bool:
+    """Whether no unit holds only a part of an output, so that an output is on or off as a whole."""
+    folded = structure.fold(torch.empty(shape))
+    unit = torch.arange(folded[..., 0].numel()).reshape(*folded.shape[:2], 1)
+    rows = structure.unfold(unit.expand(folded.shape), shape).flatten(1)
+    return torch.equal(rows, rows[:, :1].expand(rows.shape))
 
 
 def check_falls(method: Method, target: float) -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rewire.core.method import Method
-from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Neuron, Structure, Unstructured
 from rewire.methods import METHODS
 from rewire.tasks import STREAMED, kind
 from rewire.words import value_of
@@ -49,7 +49,7 @@ class Recipe:
     distribution: Literal["erk", "er", "uniform", "global"] = "erk"
     """How the budget is spread over the layers; global goes by the scores of the first topology, as SNIP's."""
     structure: str = "unstructured"
-    """Which weights switch together: unstructured, 2:4 (any N:M), block:4x4 (any HxW) or fan_in."""
+    """Which weights switch together: unstructured, 2:4 (any N:M), block:4x4 (any HxW), fan_in or neuron."""
     exclude: tuple[str, ...] = ()
     """Layers that stay dense, by glob: for 2:4 on images of three channels, for example, conv1."""
     every: int = 100
@@ -315,12 +315,15 @@ def structure_of(text: str) -> Structure:
         return Unstructured()
     if text == "fan_in":
         return FanIn()
+    if text == "neuron":
+        return Neuron()
     if found := re.fullmatch(r"(\d+):(\d+)", text):
         return NM(int(found[1]), int(found[2]))
     if found := re.fullmatch(r"block:(\d+)x(\d+)", text):
         return Block(int(found[1]), int(found[2]))
     raise ValueError(
-        f'structure="{text}" is unknown. Use unstructured, fan_in, N:M such as 2:4, or block:HxW such as block:4x4.'
+        f'structure="{text}" is unknown. Use unstructured, fan_in, neuron, N:M such as 2:4, or block:HxW such as '
+        "block:4x4."
     )
 
 

@@ -5,10 +5,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Neuron, Structure, Unstructured
 
 SHAPES = [(8, 16), (4, 8, 3), (8, 4, 3, 3), (4, 4, 1, 3, 3)]
-STRUCTURES = [Unstructured(), FanIn(), NM(2, 4), Block(4, 2), Block(2, 4)]
+STRUCTURES = [Unstructured(), FanIn(), Neuron(), NM(2, 4), Block(4, 2), Block(2, 4)]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES, ids=repr)

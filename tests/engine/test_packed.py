@@ -90,7 +90,7 @@ def test_after_every_step_exactly_the_planned_number(method: str, optimizer: str
 @pytest.mark.parametrize(
     ("method", "structure"),
     [
-        *itertools.product(["dst_ee", "dst_ee, no regrowth", "set", "mest"], ["2:4", "block", "fan-in"]),
+        *itertools.product(["dst_ee", "dst_ee, no regrowth", "set", "mest"], ["2:4", "block", "fan-in", "neuron"]),
         *itertools.product(["srigl", "chts", "mest, soft", "dst_ee, epsilon-greedy"], ["fan-in"]),
     ],
 )

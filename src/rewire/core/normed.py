@@ -33,3 +33,10 @@ class Normed(Score):
         if self.power == 1:
             return self.score(layer) * norms
         return self.score(layer) / norms.clamp(min=torch.finfo(norms.dtype).tiny)
+
+
+def reads_norms(score: Score) -> bool:
+    """Returns whether a score is `Normed`, or made of one that is."""
+    return isinstance(score, Normed) or any(
+        reads_norms(part) for part in vars(score).values() if isinstance(part, Score)
+    )

@@ -84,6 +84,31 @@ class FanIn(Structure):
 
 
 @dataclass(frozen=True)
+class Neuron(Structure):
+    """Whole outputs, neurons or channels, with all of their inputs: ``(1, out, in * kernel)``.
+
+    An inactive neuron puts out its bias alone. In the last layer it would be a class: leave that layer dense with
+    ``exclude``. Refused with methods that move units between layers, whose neurons differ in size, and with scores
+    against the norm of an output (``relative=True``), which is 0 for a neuron that is off.
+
+    >>> Neuron().fold(torch.zeros(8, 3, 3, 3)).shape
+    torch.Size([1, 8, 27])
+    """
+
+    def fold(self, weight: Shaped[Tensor, "..."]) -> Shaped[Tensor, "groups units size"]:
+        return weight.flatten(1).unsqueeze(0)
+
+    def unfold(self, folded: Shaped[Tensor, "groups units size"], shape: torch.Size) -> Shaped[Tensor, "..."]:
+        return folded.reshape(shape)
+
+    def check(self, name: str, shape: torch.Size) -> None:
+        pass
+
+    def quantum(self, shape: torch.Size) -> int:
+        return math.prod(shape[1:])
+
+
+@dataclass(frozen=True)
 class NM(Structure):
     """N:M sparsity: `n` active weights in every `m` consecutive input channels, ``(numel / m, m, 1)``.
 
