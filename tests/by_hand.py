@@ -43,6 +43,24 @@ def drawn(kept: str, name: str, step: int, count: int, never: str = "") -> str:
     return words(mask | (values >= values.flatten().sort(descending=True).values[count - 1]))
 
 
+def gumbels(name: str, step: int, shape: tuple[int, int], stream: int) -> Tensor:
+    """The Gumbel variables, -ln(-ln(1 - uniform)), by which places of a layer are drawn in proportion to a score."""
+    generator = torch.Generator().manual_seed(key(name, step) ^ (0xC475 + stream))
+    uniform = torch.rand(shape, dtype=torch.float64, generator=generator)
+    return -(-(1 - uniform).log()).log()
+
+
+def lots(kept: str, scores: str, name: str, step: int, count: int, stream: int) -> str:
+    """The mask `kept` and `count` more places, drawn without replacement in proportion to the scores.
+
+    The highest ln(score) + Gumbel win; where scores are 0, after all others.
+    """
+    mask, values = bits(kept), table(scores)
+    noise = gumbels(name, step, tuple(mask.shape), stream)
+    order = torch.where(values > 0, values.log() + noise, noise - 1000).masked_fill(mask, -torch.inf)
+    return words(mask | (order >= order.flatten().sort(descending=True).values[count - 1]))
+
+
 class Run:
     """A model of two layers, its optimizer and its sparsifier; `step` takes the gradients of both layers."""
 

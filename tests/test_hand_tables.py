@@ -4,7 +4,7 @@ A step's gradient is of the whole loss, at inactive places too: what must not se
 """
 
 import torch
-from by_hand import FIRST, SECOND, Run, bits, drawn, table
+from by_hand import FIRST, SECOND, Run, bits, drawn, lots, table
 
 import rewire
 
@@ -173,6 +173,46 @@ def test_top_kast_trains_no_other_weight_by_a_gradient_that_was_set_by_hand() ->
     run.optimizer.step()
     untrained = ~bits(run.trained[0])
     assert run.kept(FIRST, "reservoir")[untrained].equal(table(weights[0])[untrained])
+
+
+def test_chts_drops_by_weight_and_grows_where_paths_close() -> None:
+    """A great power drops the smallest for sure. Of 7 weights 2 move, of 3 weights 1. r is 1 / sqrt(2)."""
+    r = 0.5**0.5
+    method = rewire.chts(5, every=1, fraction=0.28, power=1e6, end_power=1e6)
+    weights = "9 -8 0 7 / 0 6 5 0 / 0 0 .1 .2", "4 3 0 / 0 .5 0"
+    run = Run(method, weights, ("1101 0110 0011", "110 010"))
+    # .1 and .2 go. Input 3 reaches output 1 over output 2 and input 2, which link nothing else: 1. Inputs 1 and 4 reach
+    # output 2 over output 1, which links the other as well, and input 2. In the second layer .5 goes; two links on one
+    # output close no path, so that all places are alike.
+    run.step()
+    assert run.masks == (
+        lots("1101 0110 0000", f"0 0 1 0 / {r} 0 0 {r} / 0 0 0 0", FIRST, 1, 2, stream=1),
+        lots("110 000", "0 0 0 / 0 0 0", SECOND, 1, 1, stream=1),
+    )
+    assert run.masks == ("1111 0111 0000", "110 010")
+    run.holds("9 -8 0 7 / 0 6 5 0 / 0 0 0 0", "4 3 0 / 0 .5 0")
+    # Now the first output loses 7 and what it grew. Inputs 3 and 4 reach it over the second output, each past the
+    # other; input 1 reaches the second over the first, past nothing. In the second layer .2 goes.
+    run.step("0 0 0 7 / 0 0 0 -3 / 0 0 0 0", "0 2.8 0 / 0 0 0")
+    assert run.masks == (
+        lots("1100 0111 0000", f"0 0 {r} {r} / 1 0 0 0 / 0 0 0 0", FIRST, 2, 2, stream=1),
+        lots("100 010", "0 0 0 / 0 0 0", SECOND, 2, 1, stream=1),
+    )
+    assert run.masks == ("1101 1111 0000", "110 010")
+    run.holds("9 -8 0 0 / 0 6 5 3 / 0 0 0 0", "4 .2 0 / 0 .5 0")
+    # Input 2 loses both links. Input 3 reaches the first output over two paths, all within: 2. Nothing else does, so
+    # that the second place is drawn among all others, and an output without links gets one.
+    run.step("0 -7.5 0 -4 / -10 5 0 0 / 0 0 0 0", "0 -5.8 0 / 0 0 0")
+    assert run.masks == (
+        lots("1001 1011 0000", "0 0 2 0 / 0 0 0 0 / 0 0 0 0", FIRST, 3, 2, stream=1),
+        lots("110 000", "0 0 0 / 0 0 0", SECOND, 3, 1, stream=1),
+    )
+    assert run.masks == ("1011 1011 1000", "111 000")
+    run.holds("9 0 0 4 / 10 0 5 3 / 0 0 0 0", "4 6 0 / 0 0 0")
+    run.step()
+    run.step()  # none is due in the last interval
+    assert [update.step for update in run.updates] == [1, 2, 3, 4]
+    assert run.counts == (7, 3)
 
 
 def test_srigl_ablates_a_neuron_and_gives_its_weights_to_the_others() -> None:

@@ -9,7 +9,8 @@ from typing import NamedTuple
 
 import pytest
 import torch
-from by_hand import FIRST, SECOND, Run, draws
+from by_hand import FIRST, SECOND, Run, draws, gumbels
+from core.test_topological import by_enumeration
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
@@ -106,6 +107,65 @@ def test_drop_and_grow(name: str, seed: int) -> None:
             moved = math.ceil(method.fraction(step) * len(seen.active)) if method.due(step) else 0
             kept = best(drop(seen), seen.active, len(seen.active) - moved)
             assert seen.after == grown(grow(seen), kept, len(seen.active))
+
+
+@few
+@given(seed=seeds, c=st.sampled_from([0.0, 0.5, 2.0]))
+def test_dst_ee(seed: int, c: float) -> None:
+    method = rewire.dst_ee(STEPS, every=1, c=c, eps=0.5)
+    visits: dict[str, list[int]] = {}
+    for step, _, layers in traced(method, seed):
+        for name, seen in layers.items():
+            held = visits.setdefault(name, [int(place in seen.active) for place in range(len(seen.weight))])
+            if not method.due(step):
+                assert seen.after == seen.active
+                continue
+            bonus = [c * math.log(step) / (count + 0.5) for count in held]
+            scores = [abs(g) + b for g, b in zip(seen.gradient, bonus, strict=True)]
+            moved = math.ceil(method.fraction(step) * len(seen.active))
+            kept = best(sizes(seen.weight), seen.active, len(seen.active) - moved)
+            assert seen.after == grown(scores, kept, len(seen.active))
+            visits[name] = [count + (place in seen.after) for place, count in enumerate(held)]
+
+
+@few
+@given(seed=seeds)
+def test_chts(seed: int) -> None:
+    method = rewire.chts(STEPS, every=1, power=1.0, end_power=3.0)
+    for step, _, layers in traced(method, seed):
+        for name, seen in layers.items():
+            if not method.due(step):
+                assert seen.after == seen.active
+                continue
+            shape, size = SHAPES[name], len(seen.active)
+            spared, lots = (gumbels(name, step, shape, stream=stream).flatten().tolist() for stream in (0, 1))
+            power = 1 + 2 * step / STEPS
+            strength = [
+                power * math.log(abs(w)) + g if w else g - 1e3 for w, g in zip(seen.weight, spared, strict=True)
+            ]
+            kept = best(strength, seen.active, size - math.ceil(0.3 * size))
+            links = [[row * shape[1] + column in kept for column in range(shape[1])] for row in range(shape[0])]
+            paths = [score for row in by_enumeration(links) for score in row]
+            draw = [math.log(score) + g if score else g - 1e3 for score, g in zip(paths, lots, strict=True)]
+            assert seen.after == grown(draw, kept, size)
+
+
+@few
+@given(seed=seeds)
+def test_top_kast(seed: int) -> None:
+    method = rewire.top_kast(STEPS, every=2, trained=1.5, penalty=0.25)
+    before: dict[str, list[float]] = {}
+    for step, run, layers in traced(method, seed):
+        for (name, seen), weight in zip(layers.items(), run.weights, strict=True):
+            trained = places(run.sparsifier.trained[name])
+            stored = (weight + run.kept(name, "reservoir")).flatten().tolist()  # either is 0
+            if method.due(step):
+                assert seen.after == best(sizes(stored), range(len(stored)), len(seen.active))
+                assert set(trained) == best(sizes(stored), range(len(stored)), math.ceil(1.5 * len(seen.active)))
+            elif step > 1:
+                assert all(stored[place] == before[name][place] for place in range(len(stored)) if place not in trained)
+            before[name] = stored
+        assert sum(run.counts) == 9
 
 
 @few

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 import rewire
 from rewire.core.acquisition import Exploration
+from rewire.core.method import Method
 from rewire.core.schedule import Cosine, Every, Exponential
 from rewire.core.score import Gradient, GradientMean, Magnitude, Random
 from rewire.core.share import Proportional
@@ -43,8 +44,13 @@ STEPS, EVERY = 200, 8
 # ---- DST-EE, by hand
 
 
-def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequential, rewire.Sparsifier]:
-    """A run of 200 steps next to its numpy twin; every mask, visit and weight is compared at every step."""
+def traced(
+    method: Method | None = None, *, c: float = 1e-3, eps: float = 1.0, **options
+) -> tuple[nn.Sequential, rewire.Sparsifier]:
+    """A run of 200 steps next to its numpy twin; every mask, visit and weight is compared at every step.
+
+    method: in the place of `dst_ee` with these options. Where nothing reads visits they are kept as one bit.
+    """
     torch.manual_seed(2)
     model = nn.Sequential(nn.Linear(12, 16, bias=False), nn.Tanh(), nn.Linear(16, 6, bias=False)).double()
     initial = [model[place].weight.detach().numpy().copy() for place in (0, 2)]
@@ -52,7 +58,8 @@ def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequenti
         f"{place}.weight": torch.rand(model[place].weight.shape) < density for place, density in ((0, 0.2), (2, 0.4))
     }
     optimizer = torch.optim.SGD(model.parameters(), lr=0.3, momentum=0.9)
-    method = rewire.dst_ee(STEPS, every=EVERY, c=c, eps=eps, fraction=0.4, end_fraction=0.01, **options)
+    counted = method is None
+    method = method or rewire.dst_ee(STEPS, every=EVERY, c=c, eps=eps, fraction=0.4, end_fraction=0.01, **options)
     sparsifier = rewire.sparsify(model, optimizer, method, start=masks)
     twin = dst_ee_numpy.Network(initial, [mask.numpy() for mask in masks.values()], lr=0.3, momentum=0.9)
     generator = np.random.default_rng(7)
@@ -76,11 +83,13 @@ def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequenti
         saved = sparsifier.state_dict()["layers"]
         for place, name in enumerate(("0.weight", "2.weight")):
             assert (sparsifier.masks[name].numpy() == twin.masks[place]).all(), (step, name)
-            assert (saved[name]["visits"].reshape(twin.visits[place].shape).numpy() == twin.visits[place]).all()
+            if counted:
+                assert (saved[name]["visits"].reshape(twin.visits[place].shape).numpy() == twin.visits[place]).all()
             weight = model.get_parameter(name)
             np.testing.assert_allclose(weight.detach().numpy(), twin.weights[place], atol=1e-10)
             momentum = optimizer.state[weight]["momentum_buffer"].numpy()
             np.testing.assert_allclose(momentum, twin.velocity[place], atol=1e-10)
+        assert sparsifier.exploration == sum((visits > 0).sum() for visits in twin.visits) / (12 * 16 + 16 * 6)
     assert sparsifier.updates == STEPS // EVERY - 1
     return model, sparsifier
 
@@ -101,6 +110,12 @@ def traced(*, c: float = 1e-3, eps: float = 1.0, **options) -> tuple[nn.Sequenti
 def test_dst_ee_makes_the_masks_of_its_formulas(options) -> None:
     _, sparsifier = traced(**options)
     assert sparsifier.exploration > 1.2 * sparsifier.density  # something moved
+
+
+def test_rigl_itop_makes_the_masks_of_its_formulas() -> None:
+    _, sparsifier = traced(rewire.rigl_itop(STEPS, every=EVERY, fraction=0.4, end_fraction=0.01), c=0.0)
+    assert sparsifier.method.name == "rigl_itop"
+    assert sparsifier.exploration > 1.2 * sparsifier.density
 
 
 def test_the_options_of_dst_ee_are_not_the_same_run() -> None:

@@ -1,13 +1,22 @@
 """A plan says what training then does."""
 
+import functools
+import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
+from rewire.core.budget import allocate
+from rewire.core.method import Method
+from rewire.methods import METHODS
+from rewire.metrics.flops import forward_flops
 from rewire.planning import plan, text
 from rewire.recipe import Recipe, Runtime
 from rewire.recipes import RECIPES
+from rewire.tasks.models import build
 from rewire.training import train
 
 TINY = Recipe(hidden=(32,), epochs=2, batch_size=64, every=10)
@@ -34,6 +43,85 @@ def test_a_table_worked_by_hand() -> None:
     assert cells["fc2.weight"] == ["10x32", "80 of 320", "75.00%", "13.5%", "360 B"]
     assert cells["sparse layers"] == ["", "592 of 2,368", "75.00%", "100.0%", "2.7 kB"]
     assert cells["whole model"] == ["", "634 of 2,410", "73.69%", "100.0%", "2.8 kB"]
+
+
+@functools.cache
+def resnet50_shares() -> Callable[..., float]:
+    """Inference FLOPs of ResNet-50 on ImageNet as a share of dense, by the density of its weights, ERK.
+
+    times: with as many times the weights in each layer, all of it at most.
+    """
+    model = build("resnet50_imagenet", classes=1000, size=224)
+    flops = forward_flops(model, torch.zeros(1, 3, 224, 224))
+    shapes = {name: weight.shape for name, weight in model.named_parameters() if weight.ndim > 1}
+
+    @functools.cache
+    def share(density: float, times: float = 1.0) -> float:
+        active = allocate(shapes, density, "erk")
+        part = {name: min(1.0, times * count / math.prod(shapes[name])) for name, count in active.items()}
+        return sum(flops[name] * part[name] for name in shapes) / sum(flops.values())
+
+    return share
+
+
+def over_steps(method: Method, steps: int, target: float) -> tuple[float, float]:
+    """The mean inference share over a run's steps, and that of the dense gradients that updates add, of 3 dense."""
+    share, held, total, dense = resnet50_shares(), method.density(0, target), 0.0, 0.0
+    for step in range(1, steps + 1):
+        total += share(held)
+        if method.due(step):
+            dense += (1 - share(held)) / 3
+            held = method.density(step, target)
+    return total / steps, dense / steps
+
+
+NEVER = ("dense", "static", "magnitude", "snip", "grasp", "synflow", "set", "set_itop", "chts", "deep_r", "dsr")
+DUE = ("rigl", "rigl_itop", "dst_ee", "mest", "srigl")
+MOVING = ("gmp", "granet", "ac_dc", "admm", "str")
+
+
+@pytest.mark.slow  # three seconds each
+@pytest.mark.filterwarnings("ignore:The budget would leave")
+@pytest.mark.parametrize(("sparsity", "published"), [(0.8, 0.42), (0.9, 0.24)])
+@pytest.mark.parametrize("name", METHODS)
+def test_flops_of_every_method_on_resnet50_by_its_formula(name: str, sparsity: float, published: float) -> None:
+    """Two epochs with an update every 100 steps; f_S and f_D are a sparse and a dense forward pass.
+
+    Where only values of active weights are read, 3 f_S; with a dense gradient at an update, 2 f_S + f_D there; SNFS
+    2 f_S + f_D at every step; Top-KAST f_S of what it trains in the place of one f_S. A density that moves counts as
+    it is at each step. Masks picked by scores of all layers together have an f_S of their own.
+    """
+    scored = name in ("snip", "grasp", "synflow")
+    recipe = replace(
+        RECIPES["imagenet-resnet50"](),
+        method=name,
+        sparsity=0.0 if name == "dense" else sparsity,
+        epochs=2,
+        every=100,
+        batch_size=2 if scored else 256,  # through which they pick
+        options=("rounds=2",) if name == "synflow" else (),
+    )
+    made = plan(recipe)
+    share = made.inference_flops_ratio
+    if name != "dense" and not scored:
+        assert share == pytest.approx(published, abs=0.01)
+        rounded = 5e-3 if name == "srigl" else 1e-6  # the same fan-in for all neurons of a layer
+        assert share == pytest.approx(resnet50_shares()(1 - sparsity), rel=rounded)
+    expected = share
+    if name in DUE:
+        assert made.updates == (73 if name in ("rigl", "srigl") else 97)
+        expected = share + made.updates / made.steps * (1 - share) / 3
+    elif name == "snfs":
+        expected = (2 * share + 1) / 3
+    elif name == "top_kast":
+        expected = (2 * share + resnet50_shares()(1 - sparsity, times=2.0)) / 3
+    elif name in MOVING:
+        mean, dense = over_steps(recipe.build_method(made.steps), made.steps, 1 - sparsity)
+        expected = mean + dense * (name == "granet")
+    else:
+        assert name in NEVER
+    exact = 1e-4 if name == "granet" else 1e-6  # at whose updates f_S counts as its mean
+    assert made.training_flops_ratio == pytest.approx(expected, rel=exact)
 
 
 def test_a_plan_says_what_is_saved_and_what_is_not() -> None:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 import rewire.start
 from rewire.core.pruner import Pruner
 from rewire.core.score import Magnitude
-from rewire.core.structure import NM, Block, FanIn, Structure, Unstructured
+from rewire.core.structure import NM, Block, FanIn, Neuron, Structure, Unstructured
 from rewire.layers import choose
 from rewire.masked import Masked
 from rewire.methods import static
@@ -319,6 +319,16 @@ def test_the_total_is_exact(widths: list[int], sparsity: float, distribution: st
         made = masks(model, pruner, [batch], sparsity, distribution=distribution)
     assert sum(int(mask.sum()) for mask in made.values()) == total
     assert all(mask.any() for mask in made.values())
+
+
+@pytest.mark.parametrize("pruner", PRUNERS, ids=repr)
+@pytest.mark.parametrize("structure", [Block(2, 2), Neuron()], ids=repr)
+def test_the_total_counts_weights_where_units_have_several(pruner: Pruner, structure: Structure) -> None:
+    model = perceptron(4, 8, 10, 4)  # 32, 80 and 40 weights: units of 4, or of 4, 8 and 10
+    batch = (torch.randn(4, 4), torch.tensor([0, 1, 2, 0]))
+    made = masks(model, pruner, [batch], 0.5, distribution="global", structure=structure)
+    largest = max(structure.quantum(mask.shape) for mask in made.values())
+    assert 0 <= 76 - sum(int(mask.sum()) for mask in made.values()) < largest
 
 
 def test_global_keeps_the_best_scores_of_all_layers() -> None:

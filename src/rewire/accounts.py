@@ -46,21 +46,23 @@ class Budget:
     ) -> dict[str, int]:
         """Returns the active *units* of every layer at a step; for "global", ranked by the `scores` of units.
 
+        Each weight of a unit counts there, so that the total is right where layers have units of unlike sizes.
         At later steps of a density schedule "global" has no scores and plans evenly; `share` moves it from there.
         part: of the way from dense, on which the density d of a layer (of all together, for "global") is d^part.
         """
         density = self.method.density(step, self.density)
         size = {name: storage.size for name, storage in storages.items()}
+        quanta = {name: storage.structure.quantum(storage.shape) for name, storage in storages.items()}
         if self.distribution == "global" and scores is not None:
-            total = sum(values.numel() for values in scores.values())
-            quanta = {n: s.structure.quantum(s.shape) // s.size for n, s in storages.items()}
-            return rank(scores, round(density**part * total), quanta)
+            by_weight = {n: values.reshape(-1, 1).expand(-1, size[n]).flatten() for n, values in scores.items()}
+            total = sum(values.numel() for values in by_weight.values())
+            return {n: c // size[n] for n, c in rank(by_weight, round(density**part * total), quanta).items()}
         counts = allocate(
             {name: storage.shape for name, storage in storages.items()},
             density,
             "uniform" if self.distribution == "global" else self.distribution,
             overrides={name: self.method.density(step, value) for name, value in self.overrides.items()},
-            quanta={name: storage.structure.quantum(storage.shape) for name, storage in storages.items()},
+            quanta=quanta,
             most=most,
         )
         units = {name: storage.groups * storage.units for name, storage in storages.items()}
