@@ -345,6 +345,16 @@ def test_steps_must_be_given(name: str) -> None:
     assert f"Say how many optimizer steps it takes: {make}(steps=epochs * len(loader))." in str(error.value)
 
 
+def test_what_a_method_does_not_take_is_refused_with_what_it_does() -> None:
+    with pytest.raises(TypeError, match=r"^rigl\(\) takes no c\. It takes steps, every, fraction, stop\.$"):
+        rewire.rigl(100, c=1)
+    with pytest.raises(TypeError, match=r"^dense\(\) takes no steps\. It takes nothing\.$"):
+        rewire.dense(steps=3)
+    with pytest.raises(KeyError, match='there is no method "riggl"; use one of dense, static, '):
+        rewire.METHODS["riggl"]
+    assert "riggl" not in rewire.METHODS
+
+
 @pytest.mark.parametrize("name", FRACTION)
 @pytest.mark.parametrize("fraction", [-0.1, 1.1, math.nan])
 def test_a_fraction_outside_0_to_1_is_refused(name: str, fraction: float) -> None:

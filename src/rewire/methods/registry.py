@@ -9,12 +9,13 @@ listed, or one is asked for that is not among ours, and not by `import rewire`.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import entry_points
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 from rewire.core.method import Method
 
@@ -83,7 +84,9 @@ class Registry(Mapping[str, Callable[..., Method]]):
 
     def card(self, name: str) -> Card:
         """Returns what is said of a method; KeyError for another name."""
-        return self.cards[name] if name in self.cards else self.complete().cards[name]
+        if name not in self.cards and name not in self.complete().cards:
+            raise KeyError(f'there is no method "{name}"; use one of {", ".join(self.cards)}')
+        return self.cards[name]
 
     def __getitem__(self, name: str) -> Callable[..., Method]:
         return self.card(name).make
@@ -109,9 +112,21 @@ def method(
 
     def decorate(make: Make) -> Make:
         idea = (inspect.getdoc(make) or "").partition("\n")[0].removeprefix("Returns ").removesuffix(".")
-        card = Card(name, idea, paper, keeps, costs, structure, distribution, make)
-        make.card = card  # type: ignore[attr-defined]
-        return make
+        parameters = inspect.signature(make).parameters
+        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+
+        @functools.wraps(make)
+        def checked(*arguments: Any, **options: Any) -> Method:
+            unknown = [option for option in options if option not in parameters]
+            if unknown and not any_name:
+                raise TypeError(
+                    f"{make.__name__}() takes no {unknown[0]}. It takes {', '.join(parameters) or 'nothing'}."
+                )
+            return make(*arguments, **options)
+
+        card = Card(name, idea, paper, keeps, costs, structure, distribution, checked)
+        checked.card = card  # type: ignore[attr-defined]
+        return cast(Make, checked)
 
     return decorate
 
