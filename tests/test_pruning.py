@@ -331,6 +331,17 @@ def test_the_total_counts_weights_where_units_have_several(pruner: Pruner, struc
     assert 0 <= 76 - sum(int(mask.sum()) for mask in made.values()) < largest
 
 
+def test_a_floor_is_said_once_whatever_the_rounds() -> None:
+    model = perceptron(8, 30, 30, 2)
+    with torch.no_grad():
+        model.get_parameter(next(n for n, p in model.named_parameters() if p.shape == (2, 30))).mul_(1e-3)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        made = masks(model, SynFlow(rounds=9), [(torch.zeros(1, 8), None)], 0.995)
+    assert len([each for each in said if "The budget would leave" in str(each.message)]) == 1
+    assert sum(int(mask.sum()) for mask in made.values()) == 6
+
+
 def test_global_keeps_the_best_scores_of_all_layers() -> None:
     made = masks(by_hand(), Snip(), [(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0]]))], 0.5, loss=half_square)
     # Scores 6, 12, 2, 2 and 6, 4: the three highest.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from itertools import islice
 from typing import Any
@@ -139,7 +140,10 @@ def topologies_by_pruner(
             name: unit_scores(storage, found[name], repr(pruner)).masked_fill(~active[name], -torch.inf)
             for name, storage in storages.items()
         }
-        active = best(budget, storages, scores, number / pruner.rounds)
+        with warnings.catch_warnings():
+            if number < pruner.rounds:  # floors are said once, of what training begins with
+                warnings.simplefilter("ignore")
+            active = best(budget, storages, scores, number / pruner.rounds)
     return active
 
 

@@ -25,6 +25,7 @@ def diagnosed(record: Record, updates: int = 24) -> Record:
         "kept": [100 - new - lost for new, lost in zip(grown, missed, strict=True)],
         "missed": missed,
     }
+    degree = {"mean": 12.5 + seed, "std": 3.0, "smallest": 0, "largest": 40}
     record.curves.update(
         energy=[0.03 * 0.8**update for update in steps],
         squared_gradient=[4.0 / update**0.7 for update in steps],
@@ -34,6 +35,7 @@ def diagnosed(record: Record, updates: int = 24) -> Record:
         dead_units=[update // 4 for update in steps],
         exploitation={"active": counts, "largest": counts},
         layer_exploitation={name: {"active": counts, "largest": counts} for name in record.curves["layer_sparsity"]},
+        layer_degrees={name: {"incoming": degree, "outgoing": degree} for name in record.curves["layer_sparsity"]},
     )
     return record
 
@@ -80,11 +82,15 @@ def test_axes_and_legend_name_what_is_drawn(grid: Section) -> None:
     assert {"effective density", "dead units", "ablated units"} <= set(
         texts(dynamics.connectivity_over_time(grid, 0.95))
     )
+    assert {"first", "head", "incoming", "outgoing", "active weights of a unit", "dst_ee"} <= set(
+        texts(dynamics.degrees_by_layer(grid, 0.95))
+    )
 
 
 def test_words_hold_the_figures(make: Make) -> None:
     record = make("dst_ee", 0.95, 0)
     counts = {"grown": [1, 2], "kept": [4, 8], "missed": [5, 0]}
+    ends = {"smallest": 1, "largest": 4}
     record.curves.update(
         update_step=[10, 20],
         energy=[0.5, 0.25],
@@ -92,6 +98,7 @@ def test_words_hold_the_figures(make: Make) -> None:
         gradient_flow=[2.0, 0.0],
         exploitation={"active": counts},
         layer_exploitation={"first.weight": {"active": counts}},
+        layer_degrees={"first.weight": {"incoming": {"mean": 1.5} | ends, "outgoing": {"mean": 3.0} | ends}},
     )
     section = sections([record])[0]
     found = dynamics.exploitation_over_time(section, 0.95, "active")
@@ -101,6 +108,9 @@ def test_words_hold_the_figures(make: Make) -> None:
     layers = dynamics.exploitation_by_layer(section, 0.95)
     assert layers is not None
     assert layers.alt.endswith("active already after half of the updates at 95 % sparsity: first 50%.")
+    degrees = dynamics.degrees_by_layer(section, 0.95)
+    assert degrees is not None
+    assert degrees.alt == "Mean in-degree and out-degree by layer at 95 % sparsity: first 1.5 and 3."
     gradient = dynamics.gradient_decay(section, 0.95)
     assert gradient is not None
     assert gradient.alt.endswith("All weights: dst_ee 4 to 3. Active ones: dst_ee 2 to 1.")

@@ -3,8 +3,10 @@
 Each function returns a `Figure`, or None where the records hold nothing to draw.
 """
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
+from statistics import fmean
 from typing import Any
 
 from rewire.report.drawing import INK, canvas, looks_of, svg
@@ -139,6 +141,43 @@ def connectivity_over_time(section: Section, sparsity: float) -> Figure | None:
     )
 
 
+def degrees_by_layer(section: Section, sparsity: float) -> Figure | None:
+    """Returns, for each layer, the active weights into its outputs and out of its inputs, at the end of the run."""
+    groups = sorted(section.at(sparsity), key=lambda group: group.method != FLAGSHIP)
+    group, layers = next(((group, found) for group in groups if (found := _degrees(group))), (None, {}))
+    if group is None:
+        return None
+    names = [name.removesuffix(".weight") for name in layers]
+    figure, panels = canvas(rows=2, height=0.38 * len(layers))
+    most = max(sides[side]["largest"] for sides in layers.values() for side in sides)
+    ticks = [0, *(10**power for power in range(math.ceil(math.log10(max(most, 1))) + 1))]
+    look = looks_of([group.label])[group.label] | {"linestyle": ""}
+    for axes, side in zip(panels, ("incoming", "outgoing"), strict=True):
+        for place, layer in enumerate(layers.values()):
+            units = layer[side]
+            axes.plot([units["smallest"], units["largest"]], [place, place], color=INK, linewidth=1)
+            axes.plot(units["mean"], place, **look, label=group.label if place == 0 else None)
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set_xticks(ticks, [f"{tick:,}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.set_xlim(-0.1, ticks[-1])
+        axes.set_yticks(range(len(layers)), names, fontsize=8)
+        axes.set_ylim(len(layers) - 0.5, -0.5)
+        axes.set_ylabel(side)
+    panels[-1].set_xlabel("active weights of a unit")
+    words = (
+        f"{name} {sides['incoming']['mean']:.3g} and {sides['outgoing']['mean']:.3g}"
+        for name, sides in zip(names, layers.values(), strict=True)
+    )
+    return Figure(
+        svg(figure, f"degrees-by-layer-{sparsity:g}"),
+        f"Mean in-degree and out-degree by layer at {percent(sparsity)} sparsity: {', '.join(words)}.",
+        f"{group.label} at {percent(sparsity)} sparsity, after the last update: active weights into each output of a "
+        "layer, and out of each input. The mean over its units, and a line from the fewest to the most; a unit of a "
+        "convolution is a channel. Means over seeds.",
+    )
+
+
 def _curves(section: Section, sparsity: float, values: Read) -> dict[str, Curve]:
     """Returns the curve of each label that has one."""
     curves = {group.label: curve(group, values) for group in section.at(sparsity)}
@@ -164,6 +203,21 @@ def _layers(group: Group) -> dict[str, list[float]]:
     names = group.records[0].curves.get("layer_exploitation", {})
     curves = {name: curve(group, missed(name)) for name in names}
     return {name: [1 - share for share in found.values()] for name, found in curves.items() if found}
+
+
+def _degrees(group: Group) -> dict[str, dict[str, dict[str, float]]]:
+    """Returns mean, smallest and largest degree by layer and side, as means over runs; {} unless all have them."""
+    found = [record.curves.get("layer_degrees", {}) for record in group.records]
+    names = [name for name in found[0] if all(name in layers for layers in found)]
+    return {
+        name: {
+            side: {
+                what: fmean(layers[name][side][what] for layers in found) for what in ("mean", "smallest", "largest")
+            }
+            for side in ("incoming", "outgoing")
+        }
+        for name in names
+    }
 
 
 def _after(values: list[float], part: float) -> float:

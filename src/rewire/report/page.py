@@ -136,6 +136,7 @@ _DYNAMICS = (
     dynamics.energy_over_time,
     dynamics.gradient_decay,
     dynamics.connectivity_over_time,
+    dynamics.degrees_by_layer,
 )
 
 
