@@ -142,6 +142,13 @@ def test_cifar_is_planned_without_its_images(name: str) -> None:
     assert found.active == round(0.05 * found.total)
 
 
+def test_shakespeare_is_planned_without_its_text() -> None:
+    found = plan(RECIPES["shakespeare-gpt"]())
+    assert found.total == 6 * 12 * 384**2  # attention and MLP of six blocks
+    assert found.active == round(0.05 * found.total)
+    assert found.model_weights == found.total + (65 + 256) * 384 + 13 * 384  # characters, places; norms without a bias
+
+
 def test_a_plan_refuses_what_training_refuses() -> None:
     with pytest.raises(ValueError, match="would never update"):
         plan(replace(TINY, every=1000))

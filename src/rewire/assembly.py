@@ -27,6 +27,7 @@ from rewire.tasks.imagenet import StreamedImages, images_of
 from rewire.tasks.language import NextCharacter
 from rewire.tasks.models.mlp import mlp
 from rewire.tasks.task import Batch, Task
+from rewire.tasks.text import outline as text_outline
 from rewire.tasks.text import shakespeare
 
 
@@ -75,7 +76,7 @@ def _streamed_task(recipe: Recipe, folder: Path | None, outline: bool, workers: 
 
 
 def _text_task(recipe: Recipe, folder: Path | None, outline: bool) -> Task:
-    text = shakespeare(folder)
+    text = text_outline() if outline and folder is None else shakespeare(folder)
 
     def make() -> nn.Module:
         size, width = len(text.vocabulary), recipe.width

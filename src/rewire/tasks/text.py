@@ -65,6 +65,11 @@ def shakespeare(folder: str | Path | None = None) -> Text:
     return text_of("shakespeare", characters, "" if official else "not the usual file (checksum differs)")
 
 
+def outline() -> Text:
+    """Tiny Shakespeare in its sizes alone: as many characters, of which as many are different."""
+    return text_of("shakespeare", "".join(chr(ord("0") + place % 65) for place in range(1_115_394)))
+
+
 def text_of(name: str, characters: str, note: str = "") -> Text:
     """The characters numbered in sorted order, the first 90 % to learn from, then 5 % and 5 %.
 
