@@ -7,7 +7,6 @@ another one. Over 300 lines, because every field has its help text and every imp
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import math
 import re
 import typing
@@ -226,7 +225,7 @@ class Recipe:
         """Returns the method laid over a run of that many optimizer steps."""
         options = {name: getattr(self, name) for name in _options(self.method)}
         given = {name: value for name, value in options.items() if value is not None} | self._further_options()
-        if "steps" in inspect.signature(METHODS[self.method]).parameters:
+        if "steps" in METHODS.card(self.method).parameters:
             given["steps"] = steps
         return METHODS[self.method](**given)
 
@@ -374,7 +373,7 @@ def _is_about(sparsity: float | str, other: float) -> bool:
 def _options(method: str) -> set[str]:
     """The fields of a recipe that a method's factory takes."""
     names = {field.name for field in dataclasses.fields(Recipe)}
-    return names & set(inspect.signature(METHODS[method]).parameters)
+    return names & METHODS.card(method).parameters.keys()
 
 
 def _options_of_methods() -> set[str]:

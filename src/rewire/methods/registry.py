@@ -42,10 +42,15 @@ class Card:
     distribution: str
     make: Callable[..., Method]
 
-    @property
+    @functools.cached_property
+    def parameters(self) -> Mapping[str, inspect.Parameter]:
+        """What the function takes, by name."""
+        return inspect.signature(self.make).parameters
+
+    @functools.cached_property
     def options(self) -> tuple[str, ...]:
         """What the function takes beside the number of steps."""
-        return tuple(name for name in inspect.signature(self.make).parameters if name != "steps")
+        return tuple(name for name in self.parameters if name != "steps")
 
 
 class Registry(Mapping[str, Callable[..., Method]]):

@@ -3,13 +3,12 @@
 Over 300 lines, because what makes a group, its label and a fair pair all read the same entries of a recipe.
 """
 
-import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Final, final
 
 from rewire.measures import Measure
-from rewire.methods import METHODS
+from rewire.methods import METHODS, list_methods
 from rewire.record import Record, key, measures_of
 from rewire.report.derived import OF_MACHINE, derived, noted, one_machine, reference_epochs
 from rewire.report.statistics import Difference, Summary, holm, paired, summary
@@ -284,22 +283,22 @@ def _shorter(first: Mapping[str, Any], second: Mapping[str, Any]) -> bool:
 
 def _begins_dense(method: str) -> bool:
     card = METHODS.cards.get(method)
-    if card is None or "steps" not in inspect.signature(card.make).parameters:
+    if card is None or "steps" not in card.parameters:
         return False
     return card.make(steps=10**6).density(0, 0.5) == 1  # as in any run that is long enough
 
 
 def _settings() -> set[str]:
     """The settings that belong to single methods; the length of a run and its intervals are common to all."""
-    names = {name for method in METHODS.values() for name in inspect.signature(method).parameters}
-    return names - {"steps", "every"}
+    return {name for card in list_methods() for name in card.options} - {"every"}
 
 
 def _defaults(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """The settings of the recipe's own method with their defaults; none where this version has no such method."""
-    method = METHODS.get(recipe["method"])
-    parameters = inspect.signature(method).parameters if method else {}
-    return {name: found.default for name, found in parameters.items() if name in _settings()}
+    if recipe["method"] not in METHODS:
+        return {}
+    card, settings = METHODS.card(recipe["method"]), _settings()
+    return {name: found.default for name, found in card.parameters.items() if name in settings}
 
 
 def explicit(recipe: Mapping[str, Any]) -> dict[str, Any]:
