@@ -23,12 +23,14 @@ from rewire.processes import Processes
 from rewire.recipe import Recipe, Runtime
 from rewire.record import Record
 from rewire.report.sections import show
-from rewire.training import Stop, Stopped, check_data, train, until
+from rewire.training import Stop, Stopped, UnfitError, check_data, train, until
 from rewire.words import value_of
 
 RECORDS = "records.jsonl"  # in the folder of a runtime; one line a run
 
-Result = tuple[str, Record | FloatingPointError]  # of the run of a key
+FAILURES = (FloatingPointError, UnfitError)  # of one run, which say nothing of the others
+Failure = FloatingPointError | UnfitError
+Result = tuple[str, Record | Failure]  # of the run of a key
 
 
 def grid(
@@ -103,11 +105,11 @@ def compare(
     jobs: int = 1,
     should_stop: Stop = lambda: None,
     announce: Callable[[str], None] = print,
-) -> tuple[list[Record], int, list[tuple[str, FloatingPointError]]]:
+) -> tuple[list[Record], int, list[tuple[str, Failure]]]:
     """Runs what is not known yet; returns all records of the recipes, the number of runs still missing, and failures.
 
-    A run that diverges is left out, and the others go on: it has no record, counts as no missing one, and is tried
-    again by the next call. A failure is the name of the run and the error.
+    A run that diverges, or whose method does not go with its network, is left out, and the others go on: it has no
+    record, counts as no missing one, and is tried again by the next call. A failure is the run's name and its error.
 
     Every finished run is appended at once to the records in the runtime's folder; models are not kept. With `jobs`
     over 1 as many processes train at the same time, on one CPU thread each, which for small models is faster than
@@ -133,13 +135,13 @@ def compare(
         announce(f"{len(done)} of {len(wanted)} runs have a record already and are not repeated.")
     began, before, stop = time.monotonic(), len(done), until(runtime.seconds, should_stop)
     runtime = replace(runtime, threads=runtime.threads or (1 if jobs > 1 else None), resume=True, time_limit=None)
-    labels, failures = _labels(wanted), list[tuple[str, FloatingPointError]]()
+    labels, failures = _labels(wanted), list[tuple[str, Failure]]()
     results = _side_by_side(waiting, runtime, jobs, stop) if jobs > 1 else _one_by_one(waiting, runtime, stop)
     for key, entry in results:
         if isinstance(entry, Record):
             record.append(runtime.out / RECORDS, entry)
         shutil.rmtree(_folder(runtime, key), ignore_errors=True)
-        if isinstance(entry, FloatingPointError):
+        if isinstance(entry, FAILURES):
             failures.append((labels[key], entry))
             announce(f"[{len(done)}/{len(wanted)}] {labels[key]} failed: {entry}")
             continue
@@ -171,12 +173,12 @@ def _one_by_one(waiting: Mapping[str, Recipe], runtime: Runtime, stop: Stop) -> 
             yield key, train(recipe, runtime, folder=_folder(runtime, key), should_stop=stop)
         except Stopped:
             return
-        except FloatingPointError as error:
+        except FAILURES as error:
             yield key, error
 
 
 def _side_by_side(waiting: Mapping[str, Recipe], runtime: Runtime, jobs: int, stop: Stop) -> Iterator[Result]:
-    """Yields what comes of the runs as it comes. At the first error, but for one of a run that diverges, the runs in
+    """Yields what comes of the runs as it comes. At the first error that is no failure of one run alone, the runs in
     progress write a checkpoint, and it is raised."""
     context = multiprocessing.get_context("spawn")
     stopping = context.Event()
@@ -194,8 +196,8 @@ def _side_by_side(waiting: Mapping[str, Recipe], runtime: Runtime, jobs: int, st
                     try:
                         if (entry := future.result()) is not None:
                             yield key, entry
-                    except FloatingPointError as diverged:
-                        yield key, diverged
+                    except FAILURES as failure:
+                        yield key, failure
                     except Exception as problem:
                         error = error or problem
                         stopping.set()
