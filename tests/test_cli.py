@@ -298,7 +298,7 @@ def test_a_run_that_diverges_is_named_at_the_end(tmp_path: Path, capsys: pytest.
     assert "| dense " in out
     assert "still missing" not in out
     first, second = err.splitlines()
-    assert first == "rewire: 1 run of 2 failed and will be tried again by the same command:"
+    assert first == "rewire: 1 run of 2 failed; the same command tries them again and nothing else:"
     assert second.startswith("  digits-mlp-dense-seed0 lr=1e+09: The training loss is ")
 
 

@@ -200,21 +200,22 @@ def test_workers_give_the_same_records(tmp_path: Path) -> None:
 
 
 def test_an_error_in_a_worker_is_told_and_no_other_run_is_lost(tmp_path: Path) -> None:
-    points = [TINY, replace(TINY, task="linkpred-CollegeMsg")]  # a graph that nobody gave
-    with pytest.raises(ValueError, match="no folder was given"):
+    points = [TINY, replace(TINY, every=1000)]  # the second would never update
+    with pytest.raises(ValueError, match="would never update"):
         compare(points, Runtime(out=tmp_path), jobs=2, announce=silent)
     assert (tmp_path / RECORDS).exists() or list((tmp_path / "unfinished").glob("*/checkpoint.pt"))
 
 
 @pytest.mark.parametrize("jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_method_that_does_not_go_with_its_network_is_left_out_alone(jobs: int, tmp_path: Path) -> None:
-    points = [replace(TINY, every=1000), replace(TINY, method="srigl", sparsity=0.999), TINY]
+    granet = replace(TINY, method="granet", structure="neuron")
+    points = [granet, replace(TINY, method="srigl", sparsity=0.999), TINY]
     said: list[str] = []
     found, missing, failures = compare(points, Runtime(out=tmp_path), jobs=jobs, announce=said.append)
-    assert ([entry.recipe["every"] for entry in found], missing) == ([TINY.every], 0)
+    assert ([entry.recipe["method"] for entry in found], missing) == ([TINY.method], 0)
     told = sorted(str(error) for _, error in failures)
     assert told[0].startswith("The budget leaves ")
-    assert "would never update" in told[1]
+    assert told[1].startswith("granet moves units between layers")
     assert sum(" failed: " in line for line in said) == 2
 
 

@@ -331,6 +331,24 @@ def test_the_total_counts_weights_where_units_have_several(pruner: Pruner, struc
     assert 0 <= 76 - sum(int(mask.sum()) for mask in made.values()) < largest
 
 
+@pytest.mark.parametrize("structure", [Unstructured(), Block(2, 2), FanIn(), Neuron()], ids=repr)
+@pytest.mark.parametrize("seed", range(3))
+def test_topologies_of_rounds_lie_in_each_other(structure: Structure, seed: int, monkeypatch) -> None:
+    torch.manual_seed(seed)
+    rounds = []
+
+    def watched(*arguments, **options):
+        rounds.append(best(*arguments, **options))
+        return rounds[-1]
+
+    best = rewire.start.best
+    monkeypatch.setattr(rewire.start, "best", watched)
+    made = masks(perceptron(12, 48, 96, 96), SynFlow(rounds=40), [(torch.zeros(1, 12), None)], 0.9, structure=structure)
+    assert len(rounds) == 40
+    for earlier, later in pairwise(rounds):
+        assert all((earlier[name] | ~later[name]).all() for name in made)
+
+
 def test_a_floor_is_said_once_whatever_the_rounds() -> None:
     model = perceptron(8, 30, 30, 2)
     with torch.no_grad():

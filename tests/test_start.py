@@ -363,9 +363,9 @@ RELATIVE = rewire.dst_ee(10, every=2, relative=True)
         ),
         *(
             (
-                "dst_ee compares weights with the norm of their output, which is 0 for the outputs of 0.weight that "
-                f"{structure} has switched off, so none of them could ever be grown. Use relative=False, or another "
-                "structure.",
+                "dst_ee grows by gradients times the norm of an output, which is 0 for outputs that are off, "
+                f"and {structure} switches those of 0.weight as a whole, so the gradient would not say which to "
+                "grow. Use relative=False, or another structure.",
                 {"sparsity": 0.5, "structure": structure, "method": RELATIVE},
             )
             for structure in (Neuron(), Block(2, 20))
@@ -387,6 +387,22 @@ def test_dense_needs_no_sparsity() -> None:
 
 
 # ---- densities that move
+
+
+@pytest.mark.parametrize("sparsity", [0.8, 0.9, 0.95])
+def test_gmp_ends_with_the_neurons_that_it_planned(sparsity: float) -> None:
+    model = nn.Sequential(nn.Linear(27, 32), nn.ReLU(), nn.Linear(32, 300), nn.ReLU(), nn.Linear(300, 40))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    sparsifier = rewire.sparsify(
+        model, optimizer, rewire.gmp(10, every=1), sparsity=sparsity, structure=Neuron(), distribution="uniform"
+    )
+    planned = sparsifier.budget
+    for _ in range(10):
+        model(torch.randn(4, 27)).square().mean().backward()
+        optimizer.step()
+    assert active(sparsifier) == planned
+    for name, mask in sparsifier.masks.items():
+        assert abs(planned[name] - (1 - sparsity) * mask.numel()) < mask.shape[1]
 
 
 def test_gmp_goes_from_dense_to_its_target() -> None:

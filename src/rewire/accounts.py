@@ -53,10 +53,12 @@ class Budget:
         density = self.method.density(step, self.density)
         size = {name: storage.size for name, storage in storages.items()}
         quanta = {name: storage.structure.quantum(storage.shape) for name, storage in storages.items()}
+        near = len(set(size.values())) > 1  # a unit of one layer can be as many weights as another layer has
         if self.distribution == "global" and scores is not None:
             by_weight = {n: values.reshape(-1, 1).expand(-1, size[n]).flatten() for n, values in scores.items()}
             total = sum(values.numel() for values in by_weight.values())
-            return {n: c // size[n] for n, c in rank(by_weight, round(density**part * total), quanta).items()}
+            ranked = rank(by_weight, round(density**part * total), quanta, near)
+            return {name: count // size[name] for name, count in ranked.items()}
         counts = allocate(
             {name: storage.shape for name, storage in storages.items()},
             density,
@@ -64,6 +66,7 @@ class Budget:
             overrides={name: self.method.density(step, value) for name, value in self.overrides.items()},
             quanta=quanta,
             most=most,
+            near=near,
         )
         units = {name: storage.groups * storage.units for name, storage in storages.items()}
         return {n: round(units[n] * (count // size[n] / units[n]) ** part) for n, count in counts.items()}

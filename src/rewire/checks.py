@@ -18,6 +18,7 @@ from rewire.core.score import Score
 from rewire.core.share import Keep, Proportional, Ranked, SignChange, Threshold
 from rewire.core.structure import FanIn, Structure
 from rewire.core.topological import SURVIVORS, check_links
+from rewire.core.unfit import UnfitError
 from rewire.engine.growth import reads_inactive
 from rewire.layers import SparseWeight
 from rewire.masked import Masked
@@ -160,24 +161,23 @@ def check_phase(method: Method, model: nn.Module) -> None:
 
 
 def check_structure(structure: Structure, method: Method, weights: Iterable[SparseWeight]) -> None:
-    """Raises ValueError where a weight cannot hold the structure, or the method moves what the structure fixes."""
+    """Raises ValueError where a weight cannot hold the structure, UnfitError where the method does not go with it."""
     if structure.density() is not None and not isinstance(method.share, Keep):
         does = "moves weights between layers" if method.share.between_layers else "exceeds the budget between updates"
-        raise ValueError(
+        raise UnfitError(
             f"{method.name} {does} ({method.share!r}), but {structure} fixes the density of every layer. Use "
             "share=Keep(), or another structure."
         )
     if method.density != ConstantDensity() and isinstance(method.share, SignChange | Threshold):
-        raise ValueError(
+        raise UnfitError(
             f"{method.name} grows as many weights as it drops ({method.share!r}), but its density changes "
             f"({method.density!r}). Use share=Keep() or Ranked(), or a constant density."
         )
     if method.groups != EqualGroups() and not isinstance(structure, FanIn):
-        raise ValueError(
+        raise UnfitError(
             f"{method.name} ablates neurons ({method.groups!r}), each of which must be a group of its own, but the "
             f"structure is {structure}. Use structure=FanIn(), or leave structure out."
         )
-    scores = [score for score in (method.drop, method.grow) if score is not None]
     sizes: dict[str, int] = {}
     for weight in weights:
         out_first = weight.out_first(weight.parameter.detach())
@@ -187,21 +187,22 @@ def check_structure(structure: Structure, method: Method, weights: Iterable[Spar
         if SURVIVORS in method.needs:
             check_links(weight.name, size)
         if groups > 1 and method.share.between_layers:
-            raise ValueError(
+            raise UnfitError(
                 f"{method.name} moves single weights between layers ({method.share!r}), but {structure} gives each of "
                 f"the {groups} groups of {weight.name} the same number. Use structure=Unstructured(), or a method "
                 "that keeps the count of every layer, such as rigl."
             )
-        if size > 1 and any(map(reads_norms, scores)) and _switches_outputs(structure, out_first.shape):
-            raise ValueError(
-                f"{method.name} compares weights with the norm of their output, which is 0 for the outputs of "
-                f"{weight.name} that {structure} has switched off, so none of them could ever be grown. Use "
-                "relative=False, or another structure."
+        by_norms = method.grow is not None and reads_norms(method.grow)
+        if size > 1 and by_norms and _switches_outputs(structure, out_first.shape):
+            raise UnfitError(
+                f"{method.name} grows by gradients times the norm of an output, which is 0 for outputs that are off, "
+                f"and {structure} switches those of {weight.name} as a whole, so the gradient would not say which to "
+                "grow. Use relative=False, or another structure."
             )
     if method.share.between_layers and len(set(sizes.values())) > 1:
         names = list(sizes)
         other = next(name for name in names if sizes[name] != sizes[names[0]])
-        raise ValueError(
+        raise UnfitError(
             f"{method.name} moves units between layers ({method.share!r}), but {structure} makes units of "
             f"{sizes[names[0]]} weights in {names[0]} and of {sizes[other]} in {other}, so the total would not stay. "
             "Use another structure, or a method that keeps the count of every layer, such as rigl."
@@ -220,7 +221,7 @@ def check_falls(method: Method, target: float) -> None:
     """Raises ValueError where a density would have to rise and the method grows no more than it drops."""
     first = method.density(0, target)
     if first < target and (method.grow is None or isinstance(method.share, Ranked)):
-        raise ValueError(
+        raise UnfitError(
             f"{method.name} begins at sparsity {1 - first:g} and should end at {1 - target:g}, so weights would have "
             f"to be added, but it only takes some away. Use an initial_sparsity of at most {1 - target:g}."
         )

@@ -18,12 +18,13 @@ from typing import Any
 
 from rewire import record
 from rewire.assembly import run_name
+from rewire.core.unfit import UnfitError
 from rewire.methods import METHODS
 from rewire.processes import Processes
 from rewire.recipe import Recipe, Runtime
 from rewire.record import Record
 from rewire.report.sections import show
-from rewire.training import Stop, Stopped, UnfitError, check_data, train, until
+from rewire.training import Stop, Stopped, check_data, train, until
 from rewire.words import value_of
 
 RECORDS = "records.jsonl"  # in the folder of a runtime; one line a run

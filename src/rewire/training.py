@@ -35,10 +35,6 @@ from rewire.tasks.task import Part
 Stop = Callable[[], str | None]  # asked before every step; a reason ends the run
 
 
-class UnfitError(ValueError):
-    """The method of a recipe does not go with its network, its sparsity or its length; other recipes may be fine."""
-
-
 class Stopped(Exception):  # noqa: N818 (it was asked for, it is no error)
     """A run was stopped before its end. Its checkpoint is whole."""
 
@@ -111,7 +107,7 @@ def train(
         finally:
             run.energy.end()
             progress.end()
-        for line in health_warnings(run.masks, run.dense_model):
+        for line in health_warnings(run.masks, run.dense_model, outputs=recipe.structure != "neuron"):
             progress.warn(line)
         return run.finish()
 
@@ -170,22 +166,19 @@ class Run:
         self.data = self.task.fingerprint
         self.batches = self.task.source(self.device, processes.rank, processes.count)
         self.steps = recipe.epochs * len(self.batches)
+        self.method = recipe.build_method(self.steps)
         self.model = self.task.model().to(self.device)
         self.optimizer = assembly.build_optimizer(recipe, self.model)
-        try:
-            self.method = recipe.build_method(self.steps)
-            self.sparsifier = assembly.build_sparsifier(
-                recipe,
-                self.model,
-                self.optimizer,
-                self.method,
-                self._on_update,
-                task=self.task,
-                batches=lambda: self.batches.epoch(0),
-                choices=choices,
-            )
-        except ValueError as error:
-            raise UnfitError(str(error)) from error
+        self.sparsifier = assembly.build_sparsifier(
+            recipe,
+            self.model,
+            self.optimizer,
+            self.method,
+            self._on_update,
+            task=self.task,
+            batches=lambda: self.batches.epoch(0),
+            choices=choices,
+        )
         self.choices = choices or choices_of(recipe, self.sparsifier)
         self.diagnosis = self._diagnosis() if runtime.diagnose and self.sparsifier else None
         self._forward = self._wrapped()

@@ -142,3 +142,21 @@ def test_a_cubic_density_that_cannot_be_is_refused_when_it_is_made(options: tupl
 def test_a_sparsity_that_is_no_number_is_refused() -> None:
     with pytest.raises(ValueError, match=r"sparsity='0.9' is neither a number nor a mapping.*sparsity=0.95"):
         match_overrides(["a.weight"], "0.9")  # type: ignore[arg-type]
+
+
+def test_near_gives_no_layer_what_the_steps_of_others_are_too_large_for() -> None:
+    """Whole neurons: 64 of 27 weights beside layers of 576 and 4608 a neuron, of which the remainders are larger."""
+    shapes = {
+        "a": torch.Size([64, 3, 3, 3]),
+        "b": torch.Size([64, 64, 3, 3]),
+        "c": torch.Size([512, 512, 3, 3]),
+    }
+    quanta = {"a": 27, "b": 576, "c": 4608}
+    for density in (0.05, 0.07, 0.11, 0.23):
+        counts = allocate(shapes, density, "uniform", quanta=quanta, near=True)
+        for name, shape in shapes.items():
+            assert counts[name] % quanta[name] == 0
+            assert abs(counts[name] - density * math.prod(shape)) < quanta[name]
+        assert 0 <= round(density * sum(map(math.prod, shapes.values()))) - sum(counts.values()) < 4608
+    fixed = allocate(shapes, 0.05, "uniform", overrides={"a": 0.25}, quanta=quanta, near=True)
+    assert fixed["a"] == 16 * 27

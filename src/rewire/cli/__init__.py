@@ -133,7 +133,7 @@ def compare(command: Compare | Published, words: Sequence[str]) -> int:
     if failures:
         runs = "1 run" if len(failures) == 1 else f"{len(failures)} runs"
         told = "".join(f"\n  {name}: {error}" for name, error in failures)
-        return _failure(f"{runs} of {len(recipes)} failed and will be tried again by the same command:{told}")
+        return _failure(f"{runs} of {len(recipes)} failed; the same command tries them again and nothing else:{told}")
     return INTERRUPTED if reason else 0
 
 

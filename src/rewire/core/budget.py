@@ -20,6 +20,7 @@ from torch import Tensor
 
 from rewire.core.schedule import Cubic
 from rewire.core.select import nth_highest
+from rewire.core.unfit import UnfitError
 
 Distribution = Literal["uniform", "er", "erk", "global"]
 
@@ -129,16 +130,18 @@ def allocate(
     overrides: Mapping[str, float] | None = None,
     quanta: Mapping[str, int] | None = None,
     most: Mapping[str, int] | None = None,
+    near: bool = False,
 ) -> dict[str, int]:
     """Returns the number of active weights of every layer; the total is round(density * weights).
 
     shapes: weight shapes by layer name. overrides: densities of layers that leave the solve, by name.
     quanta: the step, in weights, in which a layer can change (1 where absent); a total that the steps cannot meet
-    exactly is missed by less than one step. most: weights that no layer may exceed, all where absent.
+    exactly is missed by less than one step. most: weights that no layer may exceed, all where absent. near: what the
+    steps of one layer are too large for goes to no other beyond its own rounding, which can miss the largest step.
     Fractions are rounded by largest remainder, ties in the order of the layers. Every layer keeps at least one step; a
     warning says which layers had less.
 
-    Raises ValueError where the budget is below one step a layer.
+    Raises UnfitError where the budget is below one step a layer.
     """
     overrides, quanta = overrides or {}, quanta or {}
     sizes = {name: math.prod(shape) for name, shape in shapes.items()}
@@ -149,17 +152,23 @@ def allocate(
     if solved:
         ideal |= {n: d * sizes[n] for n, d in layer_densities(solved, density, distribution).items()}
         total += round(density * sum(sizes[name] for name in solved))
-    return _round(ideal, {name: min(size, (most or sizes)[name]) for name, size in sizes.items()}, step, total)
+    return _round(ideal, {name: min(size, (most or sizes)[name]) for name, size in sizes.items()}, step, total, near)
 
 
 def rank(
-    scores: Mapping[str, Float[Tensor, "..."]], total: int, quanta: Mapping[str, int] | None = None
+    scores: Mapping[str, Float[Tensor, "..."]],
+    total: int,
+    quanta: Mapping[str, int] | None = None,
+    near: bool = False,
 ) -> dict[str, int]:
     """Returns how many of the `total` highest scores over all layers lie in each layer, at least one step each.
 
-    Equal scores are taken in the order of the layers and, within a layer, of the weights.
+    Equal scores are taken in the order of the layers and, within a layer, of the weights; those of -inf are not taken.
+    quanta, near: as in `allocate`.
     """
     sizes = {name: values.numel() for name, values in scores.items()}
+    most = {name: int((values > -torch.inf).sum()) for name, values in scores.items()}
+    total = min(total, sum(most.values()))
     everything = torch.cat([values.flatten() for values in scores.values()])
     pieces = dict(zip(scores, everything.split(list(sizes.values())), strict=True))  # now of one type
     count = min(max(total, 1), everything.numel())
@@ -170,13 +179,15 @@ def rank(
         taken = min(ties, int((values == threshold).sum()))
         ideal[name] += taken
         ties -= taken
-    return _round(ideal, sizes, {name: (quanta or {}).get(name, 1) for name in sizes}, total)
+    return _round(ideal, most, {name: (quanta or {}).get(name, 1) for name in sizes}, total, near)
 
 
-def _round(ideal: Mapping[str, float], sizes: Mapping[str, int], step: Mapping[str, int], total: int) -> dict[str, int]:
+def _round(
+    ideal: Mapping[str, float], sizes: Mapping[str, int], step: Mapping[str, int], total: int, near: bool
+) -> dict[str, int]:
     """Whole numbers near `ideal`, multiples of `step`, between one step and the layer's size, that sum to total."""
     if total < sum(step.values()):
-        raise ValueError(
+        raise UnfitError(
             f"The budget leaves {total} active weights for {len(sizes)} layers, and each needs at least one unit "
             f"({', '.join(f'{name}: {step[name]}' for name in list(sizes)[:4])}"
             f"{', ...' if len(sizes) > 4 else ''}), so a layer would be cut off. Lower the sparsity or leave small "
@@ -194,7 +205,11 @@ def _round(ideal: Mapping[str, float], sizes: Mapping[str, int], step: Mapping[s
     by_remainder = sorted(sizes, key=lambda n: counts[n] / step[n] - ideal[n] / step[n])
     missing = total - sum(counts.values())
     while missing > 0:  # give one step to the layers that were rounded down the most
-        takers = [n for n in by_remainder if step[n] <= min(missing, sizes[n] - counts[n])]
+        takers = [
+            n
+            for n in by_remainder
+            if step[n] <= min(missing, sizes[n] - counts[n]) and not (near and counts[n] >= ideal[n])
+        ]
         if not takers:
             break
         for name in takers:

@@ -88,8 +88,8 @@ class Neuron(Structure):
     """Whole outputs, neurons or channels, with all of their inputs: ``(1, out, in * kernel)``.
 
     An inactive neuron puts out its bias alone. In the last layer it would be a class: leave that layer dense with
-    ``exclude``. Refused with methods that move units between layers, whose neurons differ in size, and with scores
-    against the norm of an output (``relative=True``), which is 0 for a neuron that is off.
+    ``exclude``. Refused with methods that move units between layers whose neurons differ in size, and with growth by
+    gradients times the norm of an output (``relative=True``), which is 0 for a neuron that is off.
 
     >>> Neuron().fold(torch.zeros(8, 3, 3, 3)).shape
     torch.Size([1, 8, 27])

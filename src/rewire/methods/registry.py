@@ -44,8 +44,8 @@ class Card:
 
     @functools.cached_property
     def parameters(self) -> Mapping[str, inspect.Parameter]:
-        """What the function takes, by name."""
-        return inspect.signature(self.make).parameters
+        """What the function takes by name."""
+        return _named(self.make)
 
     @functools.cached_property
     def options(self) -> tuple[str, ...]:
@@ -103,6 +103,12 @@ class Registry(Mapping[str, Callable[..., Method]]):
         return len(self.complete().cards)
 
 
+def _named(make: Callable[..., Method]) -> dict[str, inspect.Parameter]:
+    """The parameters that can be given by name."""
+    by_name = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+    return {name: each for name, each in inspect.signature(make).parameters.items() if each.kind in by_name}
+
+
 METHODS = Registry()
 
 
@@ -117,16 +123,14 @@ def method(
 
     def decorate(make: Make) -> Make:
         idea = (inspect.getdoc(make) or "").partition("\n")[0].removeprefix("Returns ").removesuffix(".")
-        parameters = inspect.signature(make).parameters
-        any_name = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+        parameters, called = _named(make), getattr(make, "__name__", name)
+        any_name = any(each.kind is each.VAR_KEYWORD for each in inspect.signature(make).parameters.values())
 
         @functools.wraps(make)
         def checked(*arguments: Any, **options: Any) -> Method:
             unknown = [option for option in options if option not in parameters]
             if unknown and not any_name:
-                raise TypeError(
-                    f"{make.__name__}() takes no {unknown[0]}. It takes {', '.join(parameters) or 'nothing'}."
-                )
+                raise TypeError(f"{called}() takes no {unknown[0]}. It takes {', '.join(parameters) or 'nothing'}.")
             return make(*arguments, **options)
 
         card = Card(name, idea, paper, keeps, costs, structure, distribution, checked)

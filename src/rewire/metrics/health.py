@@ -50,9 +50,12 @@ def collapsed_layers(masks: Mapping[str, Tensor], density: float = 0.001) -> dic
     return {name: count for name, count in active.items() if count == 0 or count < density * masks[name].numel()}
 
 
-def health_warnings(masks: Mapping[str, Tensor], model: nn.Module | None = None, share: float = 0.25) -> list[str]:
+def health_warnings(
+    masks: Mapping[str, Tensor], model: nn.Module | None = None, share: float = 0.25, *, outputs: bool = True
+) -> list[str]:
     """Returns one line for each layer that has collapsed, or has more than `share` of its outputs or inputs dead.
 
+    outputs: False where dead outputs are what was asked for, as with whole neurons.
     An empty list means that nothing of the kind was found, not that the network is a good one.
 
     >>> import torch
@@ -72,10 +75,10 @@ def health_warnings(masks: Mapping[str, Tensor], model: nn.Module | None = None,
                 f'{lower}, or leave it dense with exclude=["{layer}"].'
             )
             continue
-        outputs, inputs = ~grid.any(2), ~grid.any(1)
-        if (dead := int(outputs.sum())) > share * outputs.numel():
+        dead_out, inputs = ~grid.any(2), ~grid.any(1)
+        if outputs and (dead := int(dead_out.sum())) > share * dead_out.numel():
             warnings.append(
-                f"{name}: {dead} of {outputs.numel()} outputs have no active weight, so they are constant. "
+                f"{name}: {dead} of {dead_out.numel()} outputs have no active weight, so they are constant. "
                 f"{lower}, or give every output as many inputs with structure=FanIn()."
             )
         if (dead := int(inputs.sum())) > share * inputs.numel():
