@@ -136,8 +136,8 @@ def allocate(
 
     shapes: weight shapes by layer name. overrides: densities of layers that leave the solve, by name.
     quanta: the step, in weights, in which a layer can change (1 where absent); a total that the steps cannot meet
-    exactly is missed by less than one step. most: weights that no layer may exceed, all where absent. near: what the
-    steps of one layer are too large for goes to no other beyond its own rounding, which can miss the largest step.
+    exactly is missed by less than one step. most: weights that no layer may exceed, all where absent. near: every layer
+    is rounded up by one step at most, also where that leaves over what the steps of others are too large for.
     Fractions are rounded by largest remainder, ties in the order of the layers. Every layer keeps at least one step; a
     warning says which layers had less.
 
